@@ -1,0 +1,7 @@
+"""Speech front end: text or a recording → timed phonemes → visual units (the paper's Tokenization and PVM)."""
+
+from .audio import listen, load_audio
+from .text import languages, speak, voices
+from .types import SILENCE, Phoneme, PhonemeTrack, Speech
+
+__all__ = ["SILENCE", "Phoneme", "PhonemeTrack", "Speech", "languages", "listen", "load_audio", "speak", "voices"]

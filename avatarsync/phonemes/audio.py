@@ -1,0 +1,180 @@
+"""A recording → the speech in it: reading it, and timing its phonemes with or without a transcript."""
+
+import os
+
+import numpy as np
+
+from ..errors import AlignmentError, InvalidAudioError, SilentAudioError
+from . import arpabet, dtw_alignment, english_alignment
+from .text import resolve_language
+from .types import PhonemeTrack, Speech
+
+MIN_SECONDS = 0.1
+# Speech reaches -45 dBFS somewhere and rises and falls by 10 dB and more; noise and hum do not, silence does neither.
+SILENCE_LEVEL_DB = -60.0
+QUIET_LEVEL_DB = -45.0
+SPEECH_RANGE_DB = 10.0
+
+
+def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+    """Read the sound of an audio or video file in any format that PyAV reads.
+
+    Returns:
+        Audio `(samples,)`, or `(samples, channels)` where there are several, float32 in [-1, 1]; the sampling rate,
+        which is the file's own.
+
+    Raises:
+        InvalidAudioError: not a file with sound, truncated, or shorter than 0.1 s.
+    """
+    import av
+
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise InvalidAudioError(f"{path}: no such file; give the path of a recording")
+    chunks: list[np.ndarray] = []
+    damaged = None
+    try:
+        with av.open(path) as container:
+            if not container.streams.audio:
+                raise InvalidAudioError(f"{path} has no sound: give a recording, or a video with an audio track")
+            stream = container.streams.audio[0]
+            announced = _announced_seconds(container, stream)
+            sampling_rate, layout = stream.rate, stream.layout.name
+            resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
+            try:
+                for frame in container.decode(stream):
+                    chunks += [resampled.to_ndarray() for resampled in resampler.resample(frame)]
+                chunks += [resampled.to_ndarray() for resampled in resampler.resample(None)]
+            except av.FFmpegError as error:
+                damaged = error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, InvalidAudioError):
+            raise
+        raise InvalidAudioError(f"{path} cannot be read as sound ({error}): give a WAV, MP3, FLAC, M4A …") from error
+    audio = np.concatenate(chunks, axis=1) if chunks else np.zeros((1, 0), np.float32)
+    seconds = audio.shape[1] / sampling_rate
+    if damaged is not None or (announced is not None and seconds < 0.9 * announced - 0.5):
+        raise InvalidAudioError(f"{path} is truncated or damaged after {seconds:.2f} s: make or copy the file again")
+    audio = np.ascontiguousarray(audio[0] if audio.shape[0] == 1 else audio.T, dtype=np.float32)
+    check_audio(audio, sampling_rate, path)
+    return audio, sampling_rate
+
+
+def _announced_seconds(container, stream) -> float | None:
+    """How long the file says that its sound lasts; None where it does not say."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and not container.streams.video:
+        return container.duration / 1e6  # in FFmpeg's AV_TIME_BASE
+    return None
+
+
+def check_audio(audio: np.ndarray, sampling_rate: int, name: str = "the audio") -> None:
+    """Refuse what is no waveform.
+
+    Args:
+        audio: `(samples,)` or `(samples, channels)`.
+
+    Raises:
+        InvalidAudioError: wrong shape or type, NaN, a bad sampling rate, shorter than 0.1 s.
+    """
+    if not isinstance(audio, np.ndarray) or audio.ndim not in (1, 2) or not np.issubdtype(audio.dtype, np.floating):
+        raise InvalidAudioError(f"{name}: expected floats in [-1, 1] of shape (samples,) or (samples, channels)")
+    if audio.ndim == 2 and audio.shape[1] > max(8, audio.shape[0]):
+        raise InvalidAudioError(f"{name} has shape {audio.shape}: put samples first, (samples, channels)")
+    if not 4000 <= sampling_rate <= 384000:
+        raise InvalidAudioError(f"{name}: a sampling rate of {sampling_rate} Hz; give 4,000 to 384,000")
+    if audio.shape[0] < MIN_SECONDS * sampling_rate:
+        seconds = audio.shape[0] / sampling_rate
+        raise InvalidAudioError(f"{name} lasts only {seconds:.3f} s: give at least {MIN_SECONDS} s of speech")
+    if not np.isfinite(audio).all():
+        raise InvalidAudioError(f"{name} contains NaN or infinity: export it again")
+
+
+def check_speech(audio: np.ndarray, sampling_rate: int, name: str = "the audio") -> None:
+    """Refuse a recording that holds silence, hum or hiss only.
+
+    Judged by the level of 30-ms frames: the loudest 1 % must be above -60 dBFS, and where they stay below -45 dBFS
+    they must also stand out from the quietest 10 % by 10 dB.
+
+    Raises:
+        SilentAudioError: no speech in it.
+    """
+    mono = to_mono(audio)
+    length = max(1, int(0.03 * sampling_rate))
+    frames = mono[: len(mono) // length * length].reshape(-1, length)
+    frames = frames - frames.mean(axis=1, keepdims=True)  # a constant offset is not sound
+    levels = 10 * np.log10(np.maximum(np.mean(np.square(frames, dtype=np.float64), axis=1), 1e-12))
+    loud, quiet = np.percentile(levels, 99), np.percentile(levels, 10)
+    if loud < SILENCE_LEVEL_DB or (loud < QUIET_LEVEL_DB and loud - quiet < SPEECH_RANGE_DB):
+        raise SilentAudioError(f"{name} is silent ({loud:.0f} dBFS at its loudest): give a recording with speech in it")
+
+
+def to_mono(audio: np.ndarray) -> np.ndarray:
+    """The mean of all channels, `(samples,)`."""
+    return audio if audio.ndim == 1 else audio.mean(axis=1)
+
+
+def listen(
+    audio: str | os.PathLike | np.ndarray,
+    sampling_rate: int | None = None,
+    transcript: str | None = None,
+    language: str = "en-us",
+    recognizer: str | os.PathLike | None = None,
+) -> Speech:
+    """Time the phonemes of a recording.
+
+    With a transcript, English is aligned by pocketsphinx, every other language by dynamic time warping against
+    espeak-ng speaking the transcript. Without, pocketsphinx decodes phones freely (noisy, yet the lips fit), or
+    `recognizer` does: a CTC phoneme model, or a Whisper model whose text is then aligned.
+
+    Args:
+        audio: a path, or float samples `(samples,)` or `(samples, channels)` with `sampling_rate`.
+        transcript: what is said.
+        language: espeak language code of the speech.
+        recognizer: Hub id or folder of a transformers model with a CTC head over phonemes, or of a Whisper model;
+            not together with a transcript.
+
+    Returns:
+        Speech with the audio as it was read, and a track of IPA symbols that covers it.
+
+    Raises:
+        InvalidAudioError, SilentAudioError, UnknownLanguageError, EmptyTextError: bad input.
+        AlignmentError: the transcript does not fit the recording.
+    """
+    language = resolve_language(language)
+    if transcript is not None and recognizer is not None:
+        raise AlignmentError("a transcript and a recognizer contradict each other: give one of the two")
+    if isinstance(audio, np.ndarray):
+        if sampling_rate is None:
+            raise InvalidAudioError("samples without a rate: give sampling_rate=")
+        check_audio(audio, sampling_rate)
+        name, samples = "the audio", audio.astype(np.float32)
+    else:
+        name = os.fspath(audio)
+        samples, sampling_rate = load_audio(audio)
+    check_speech(samples, sampling_rate, name)
+    mono = to_mono(samples)
+    if recognizer is not None:
+        from . import recognition
+
+        track = recognition.recognize(mono, sampling_rate, recognizer, language)
+    elif transcript is not None:
+        track = align(mono, sampling_rate, transcript, language)
+    else:
+        track = english_alignment.decode_phones(mono, sampling_rate)
+        track.language = language
+    return Speech(track.validate(), samples, sampling_rate, language)
+
+
+def align(mono: np.ndarray, sampling_rate: int, transcript: str, language: str) -> PhonemeTrack:
+    """The track of a transcript on mono audio `(samples,)`; see `listen`."""
+    expected = dtw_alignment.check_length(transcript, language, len(mono) / sampling_rate)
+    if language.startswith("en") and english_alignment.can_spell(transcript):
+        track = english_alignment.align(mono, sampling_rate, transcript, language)
+        if track is not None:
+            return track
+    return dtw_alignment.align(mono, sampling_rate, expected, language)
+
+
+__all__ = ["align", "arpabet", "check_audio", "check_speech", "listen", "load_audio", "to_mono"]

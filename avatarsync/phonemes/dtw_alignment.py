@@ -1,0 +1,1 @@
+def check_length(transcript, language, seconds): return None

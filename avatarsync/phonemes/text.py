@@ -1,0 +1,257 @@
+"""Text → speech and its exact phoneme track, in any language of espeak-ng.
+
+espeak-ng marks the sample at which each phoneme begins. Two things are made of those marks here that a face needs:
+
+* A stop's closure. espeak marks a stop (p, t, k, …) at its burst and leaves the closure before it to the phoneme before.
+  The lips of a /p/ are shut during the closure, so the stop gets it: it begins where the waveform falls quiet.
+* Silence. espeak's unnamed marks are pauses, tones or links between words; those whose waveform is quiet for longer
+  than a closure are silence, the rest belong to their neighbours.
+"""
+
+import difflib
+import re
+import unicodedata
+
+import numpy as np
+
+from ..errors import EmptyTextError, InvalidArgumentError, UnknownLanguageError
+from . import espeak
+from .types import SILENCE, Phoneme, PhonemeTrack, Speech
+
+MIN_RATE, MAX_RATE = 80, 450
+QUIET = 40  # of 32,768: espeak's closures and pauses stay below
+SHORTEST_SILENCE = 0.06  # seconds; a shorter quiet stretch is a closure or an onset
+CLOSURE = 0.04  # seconds of a pause that the closure of a following stop takes
+LONGEST_CLOSURE = 0.12
+SHORTEST_PHONEME = 0.03  # seconds that a closure leaves to the phoneme before it
+_STOPS = frozenset("pbtdkgɡqcɟʈɖɢɓɗʄɠʛ")
+
+# Languages written in Han characters speak them themselves; for all others the Mandarin voice does.
+_HAN_LANGUAGES = ("cmn", "yue", "hak", "ja", "ko")
+# Those of them whose voice leaves Latin letters to English. "cmn-latn-pinyin" reads them itself.
+_LATIN_AS_ENGLISH = ("cmn", "yue", "hak")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\u200d\u20e3\U0001f000-\U0001faff\U000e0020-\U000e007f]")
+_ALIASES = {"en": "en-us", "zh": "cmn", "zh-cn": "cmn", "zh-tw": "cmn", "zh-hk": "yue", "fr": "fr-fr", "no": "nb"}
+
+# How espeak's Mandarin writes retroflexes, in IPA.
+_RESPELLED = (("ts.", "ʈʂ"), ("s.", "ʂ"), ("i.", "ɨ"), ("ʊ.", "ʊ"))
+# A Mandarin final such as "uei" is a glide and a rhyme, and the lips show both: u-ei rounds, then opens.
+_GLIDES = {"i": "j", "u": "w", "y": "ɥ"}
+_GLIDE_SHARE = 0.35
+
+
+def speak(text: str, language: str = "en-us", voice: str | None = None, rate: int | None = None) -> Speech:
+    """Speak a text.
+
+    Han characters within another language are spoken by the Mandarin voice, Latin words within Chinese by the English
+    one; the spans are joined sample by sample, so all times stay exact. Emoji are not spoken.
+
+    Args:
+        text: what to say; punctuation becomes timed silence.
+        language: espeak language code, one of `languages()`.
+        voice: speaker, one of `voices()`, e.g. "f3"; None is the language's own.
+        rate: words per minute, 80 to 450; None is espeak's 175.
+
+    Returns:
+        Mono speech; its track covers the audio without gaps, silence as "sil".
+
+    Raises:
+        EmptyTextError: nothing in the text can be spoken.
+        UnknownLanguageError: language or voice do not exist; the message lists near matches.
+        InvalidArgumentError: the rate is out of range.
+    """
+    language = resolve_language(language)
+    voice = _resolve_voice(voice)
+    rate = espeak.DEFAULT_RATE if rate is None else rate
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise InvalidArgumentError(f"rate={rate}: give {MIN_RATE} to {MAX_RATE} words per minute")
+    speakable = _speakable(text)
+    if not speakable:
+        raise EmptyTextError("the text is empty: give at least one word to say")
+
+    chunks, phonemes, offset, sampling_rate = [], [], 0.0, 0
+    for span, span_language in _split_by_script(speakable, language):
+        audio, sampling_rate, marks = espeak.synthesize(span, span_language, voice, int(rate))
+        phonemes += _timed_phonemes(audio, sampling_rate, marks, span_language, offset)
+        offset += len(audio) / sampling_rate
+        chunks.append(audio)
+    if all(phoneme.symbol == SILENCE for phoneme in phonemes):
+        raise EmptyTextError(f"nothing in {text[:40]!r} can be spoken by the voice {language!r}: give it words")
+    audio = np.concatenate(chunks).astype(np.float32) / 32768
+    track = PhonemeTrack(_join_silences(phonemes), language, len(audio) / sampling_rate)
+    return Speech(track.validate(), audio, sampling_rate, language)
+
+
+def languages() -> list[str]:
+    """Codes of the languages that can be spoken."""
+    return sorted(espeak.language_names())
+
+
+def voices() -> list[str]:
+    """Names of the speakers; each can speak every language."""
+    return list(espeak.variant_names())
+
+
+def resolve_language(language: str) -> str:
+    """The espeak code for a language code: letter case, "_" and unknown regions ("de-AT") are forgiven.
+
+    Raises:
+        UnknownLanguageError: no such language; the message lists near matches.
+    """
+    known = {code.lower(): code for code in espeak.language_names()}
+    wanted = str(language).strip().replace("_", "-").lower()
+    for candidate in (wanted, wanted.split("-")[0]):
+        candidate = _ALIASES.get(candidate, candidate)
+        if candidate in known:
+            return known[candidate]
+    names = {name.lower(): code for code, name in espeak.language_names().items()}
+    near = [code for name, code in names.items() if wanted and wanted in name]
+    near += [names[name] for name in difflib.get_close_matches(wanted, names, 3, 0.6)]
+    near += [known[code] for code in difflib.get_close_matches(wanted, known, 3, 0.5)]
+    near = list(dict.fromkeys(near))[:5] or ["en-us", "cmn"]
+    raise UnknownLanguageError(
+        f"unknown language {language!r}: did you mean {', '.join(near)}? avatarsync.phonemes.languages() lists all"
+    )
+
+
+def normalize_symbol(symbol: str) -> str:
+    """espeak's symbol without stress, length and leftovers of its ASCII notation; "" for language switches."""
+    if symbol.startswith("("):  # "(en)": the voice of another language takes over
+        return ""
+    for written, ipa in _RESPELLED:
+        symbol = symbol.replace(written, ipa)
+    return re.sub("[ˈˌːˑ.\\-|_;'\"]", "", symbol)
+
+
+def _resolve_voice(voice: str | None) -> str | None:
+    if voice is None or voice in espeak.variant_names():
+        return voice
+    near = difflib.get_close_matches(voice, espeak.variant_names(), 4, 0.4) or ["f3", "m3"]
+    raise UnknownLanguageError(
+        f"unknown voice {voice!r}: did you mean {', '.join(near)}? avatarsync.phonemes.voices() lists all,"
+        " and another accent is a language, such as en-gb"
+    )
+
+
+def _speakable(text: str) -> str:
+    """The text without emoji and control characters."""
+    text = _EMOJI.sub(" ", text)
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).strip()
+
+
+def _split_by_script(text: str, language: str) -> list[tuple[str, str]]:
+    """Spans of text, each with the language that speaks it. What has no script goes with what is before it."""
+    han = language if language.split("-")[0] in _HAN_LANGUAGES else "cmn"
+    latin = "en-us" if language in _LATIN_AS_ENGLISH else language
+    spans: list[list] = []
+    pending = ""
+    for character in text:
+        if _HAN.match(character):
+            speaker = han
+        elif not character.isalpha():
+            speaker = None
+        elif "LATIN" in unicodedata.name(character, ""):
+            speaker = latin
+        else:
+            speaker = language
+        if speaker is None:
+            if spans:
+                spans[-1][0] += character
+            else:
+                pending += character
+        elif spans and spans[-1][1] == speaker:
+            spans[-1][0] += character
+        else:
+            spans.append([pending + character, speaker])
+            pending = ""
+    return [(span, speaker) for span, speaker in spans] or [(pending, language)]
+
+
+def _timed_phonemes(
+    audio: np.ndarray, sampling_rate: int, marks: list[espeak.Mark], language: str, offset: float
+) -> list[Phoneme]:
+    """Phonemes that cover `audio` `(samples,)` without a gap, in samples first, in seconds from `offset` at the end."""
+    total = len(audio)
+    starts = [min(mark.sample, total) for mark in marks] + [total]
+    spans: list[list] = []  # [symbol, first sample, word]; each lasts to the next
+    if starts[0] > 0:
+        spans.append([SILENCE, 0, None])
+    for mark, start, end in zip(marks, starts, starts[1:], strict=False):
+        if end <= start:
+            continue
+        symbol = normalize_symbol(mark.symbol)
+        if symbol:
+            spans.append([symbol, start, mark.word])
+        elif np.abs(audio[start:end].astype(np.int32)).max() < QUIET:
+            spans.append([SILENCE, start, None])
+        elif not spans:  # a link to the next word belongs to the phoneme before it; here there is none
+            spans.append([SILENCE, start, None])
+    spans = _join_quiet(spans)
+    for index in range(1, len(spans)):
+        _give_closure(spans, index, audio, sampling_rate)
+    spans = _absorb_short_silences(spans, total, int(SHORTEST_SILENCE * sampling_rate))
+
+    phonemes = []
+    for index, (symbol, start, word) in enumerate(spans):
+        end = spans[index + 1][1] if index + 1 < len(spans) else total
+        if end > start:
+            times = (offset + start / sampling_rate, offset + end / sampling_rate)
+            phonemes += _split_glide(Phoneme(symbol, *times, word), language)
+    return phonemes
+
+
+def _join_quiet(spans: list[list]) -> list[list]:
+    return [span for i, span in enumerate(spans) if i == 0 or span[0] != SILENCE or spans[i - 1][0] != SILENCE]
+
+
+def _give_closure(spans: list[list], index: int, audio: np.ndarray, sampling_rate: int) -> None:
+    """Start a stop where the waveform before its burst falls quiet."""
+    symbol, start, _ = spans[index]
+    if symbol[0] not in _STOPS:
+        return
+    before = spans[index - 1]
+    if before[0] == SILENCE:
+        closure = min(start - before[1], int(CLOSURE * sampling_rate))
+    else:
+        kept = min(int(SHORTEST_PHONEME * sampling_rate), (start - before[1]) // 2)
+        first = max(before[1] + kept, start - int(LONGEST_CLOSURE * sampling_rate))
+        loud = np.flatnonzero(np.abs(audio[first:start].astype(np.int32)) >= QUIET)
+        closure = start - first - (int(loud[-1]) + 1 if len(loud) else 0)
+    spans[index][1] = start - closure
+
+
+def _absorb_short_silences(spans: list[list], total: int, shortest: int) -> list[list]:
+    """Silences shorter than `shortest` samples go to the phoneme after them, or at the end to the one before."""
+    kept: list[list] = []
+    pulled_to = None
+    for index, span in enumerate(spans):
+        end = spans[index + 1][1] if index + 1 < len(spans) else total
+        if span[0] == SILENCE and end - span[1] < shortest and len(spans) > 1:
+            pulled_to = span[1] if index + 1 < len(spans) else None
+            continue
+        kept.append([span[0], span[1] if pulled_to is None else pulled_to, span[2]])
+        pulled_to = None
+    return kept
+
+
+def _split_glide(phoneme: Phoneme, language: str) -> list[Phoneme]:
+    symbol = phoneme.symbol
+    vowels = len(symbol) > 1 and all(unicodedata.category(c) == "Ll" for c in symbol) and symbol[1] in "aeiouyɑɛəæɔɤ"
+    if not (language.startswith("cmn") and vowels and symbol[0] in _GLIDES):
+        return [phoneme]
+    edge = phoneme.start + _GLIDE_SHARE * phoneme.duration
+    return [
+        Phoneme(_GLIDES[symbol[0]], phoneme.start, edge, phoneme.word),
+        Phoneme(symbol[1:], edge, phoneme.end, phoneme.word),
+    ]
+
+
+def _join_silences(phonemes: list[Phoneme]) -> list[Phoneme]:
+    joined: list[Phoneme] = []
+    for phoneme in phonemes:
+        if joined and phoneme.symbol == SILENCE and joined[-1].symbol == SILENCE:
+            joined[-1].end = phoneme.end
+        else:
+            joined.append(phoneme)
+    return joined

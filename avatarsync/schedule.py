@@ -1,0 +1,122 @@
+"""When things are seen: frame k at k/fps exactly, one keyframe per phoneme, and which keyframes a frame lies between.
+
+Frame times are counted with whole numbers, never summed, so that the ten-thousandth frame is as exact as the first.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from avatarsync.errors import InvalidArgumentError, InvalidFrameRateError
+from avatarsync.phonemes import Phoneme
+
+MIN_FPS, MAX_FPS = 10, 60
+# The decimals that people write for the NTSC rates, e.g. 29.97 for 30000/1001.
+NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (12, 15, 24, 30, 48, 60))
+NTSC_TOLERANCE = Fraction(5, 1000)
+# Rates of up to this denominator are taken as they are; every container's clock can count them.
+MAX_DENOMINATOR = 1001
+
+
+def parse_frame_rate(value: int | float | str | Fraction) -> Fraction:
+    """Frames per second as an exact fraction.
+
+    Args:
+        value: a number or text, e.g. 25, 29.97, "30000/1001". Decimals within 0.005 of an NTSC rate (23.976, 29.97,
+            59.94 …) are that rate; other values are taken to the nearest fraction of denominator at most 1001.
+
+    Raises:
+        InvalidFrameRateError: not a number, or outside 10 to 60.
+    """
+    advice = f'give a number from {MIN_FPS} to {MAX_FPS}, such as 25, 29.97 or "30000/1001"'
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        exact = Fraction(value.strip() if isinstance(value, str) else value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise InvalidFrameRateError(f"{value!r} is not a frame rate: {advice}") from error
+    if not MIN_FPS <= exact <= MAX_FPS:
+        raise InvalidFrameRateError(f"{value} frames per second is out of range: {advice}")
+    written_as_decimal = isinstance(value, float) or (isinstance(value, str) and "." in value)
+    if written_as_decimal and exact.denominator > 1:
+        for rate in NTSC_RATES:
+            if abs(exact - rate) < NTSC_TOLERANCE:
+                return rate
+    return exact.limit_denominator(MAX_DENOMINATOR)
+
+
+@dataclass(frozen=True)
+class FrameSchedule:
+    """The frames of a clip: `num_frames` of them, frame k shown from k/fps to (k+1)/fps.
+
+    Args:
+        duration: seconds of speech.
+        fps: frames per second, anything that `parse_frame_rate` reads; kept as a `Fraction`.
+
+    Raises:
+        InvalidArgumentError: the duration is negative or not finite.
+        InvalidFrameRateError: see `parse_frame_rate`.
+    """
+
+    duration: float
+    fps: Fraction
+
+    def __post_init__(self):
+        if not (math.isfinite(self.duration) and self.duration >= 0):
+            raise InvalidArgumentError(f"a clip cannot last {self.duration} seconds: give 0 or more")
+        object.__setattr__(self, "fps", parse_frame_rate(self.fps))
+
+    @property
+    def num_frames(self) -> int:
+        """The number of frames nearest to duration · fps, and at least 1."""
+        return max(1, round(Fraction(self.duration) * self.fps))
+
+    def time(self, index: int) -> Fraction:
+        """When frame `index` is shown, in seconds, exactly."""
+        return index / self.fps
+
+    def times(self) -> np.ndarray:
+        """When each frame is shown: float64 `(num_frames,)` seconds, each the double nearest to k/fps."""
+        # k · denominator is a whole number that a double holds, so the one division is the one rounding.
+        return np.arange(self.num_frames) * self.fps.denominator / self.fps.numerator
+
+
+def keyframe_times(track: Iterable[Phoneme]) -> np.ndarray:
+    """When the keyframes lie: one per phoneme, at its centre; float64 `(T_s,)` seconds."""
+    return np.array([(phoneme.start + phoneme.end) / 2 for phoneme in track], dtype=np.float64)
+
+
+def locate(times: np.ndarray, keyframe_times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The keyframes that each moment lies between, for the timestamp-aware interpolation.
+
+    Before the first keyframe the face holds the first (t = 0), after the last it holds the last (t = 1). A moment on
+    a keyframe belongs to the pair that the keyframe begins. With a single keyframe both neighbours are that one.
+
+    Args:
+        times: `(T,)` seconds.
+        keyframe_times: `(T_s,)` seconds, not decreasing.
+
+    Returns:
+        Index of the left and of the right keyframe, int64 `(T,)` each; relative time t in [0, 1], float64 `(T,)`; and
+        the interval Δ between the two in seconds, float64 `(T,)`.
+
+    Raises:
+        InvalidArgumentError: there are no keyframes, or they run backwards.
+    """
+    times, keyframe_times = np.asarray(times, np.float64), np.asarray(keyframe_times, np.float64)
+    if len(keyframe_times) == 0:
+        raise InvalidArgumentError("the track has no phonemes, hence no keyframes: give at least one")
+    if np.any(np.diff(keyframe_times) < 0):
+        raise InvalidArgumentError("the keyframes run backwards: put the track's phonemes in order of time")
+    last = len(keyframe_times) - 1
+    left = np.clip(np.searchsorted(keyframe_times, times, side="right") - 1, 0, max(last - 1, 0))
+    right = np.minimum(left + 1, last)
+    interval = keyframe_times[right] - keyframe_times[left]
+    elapsed = times - keyframe_times[left]
+    # Two keyframes at one moment have no between: the later holds from there on.
+    step = ((elapsed >= 0) & (right > left)).astype(np.float64)
+    relative = np.divide(elapsed, interval, out=step, where=interval > 0)
+    return left, right, np.clip(relative, 0.0, 1.0), interval

@@ -1,0 +1,124 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from avatarsync.errors import InvalidArgumentError, InvalidFrameRateError
+from avatarsync.phonemes import Phoneme, PhonemeTrack
+from avatarsync.schedule import FrameSchedule, keyframe_times, locate, parse_frame_rate
+
+RATES = [10, 12.5, "23.976", 24, Fraction(24000, 1001), 25, 29.97, "30000/1001", 30, 50, 59.94, 60]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (25, Fraction(25)),
+        ("25", Fraction(25)),
+        (" 30000/1001 ", Fraction(30000, 1001)),
+        (29.97, Fraction(30000, 1001)),
+        ("29.97", Fraction(30000, 1001)),
+        (23.976, Fraction(24000, 1001)),
+        ("23.98", Fraction(24000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (24.0, Fraction(24)),
+        ("30.0", Fraction(30)),
+        (12.5, Fraction(25, 2)),
+        (17.3, Fraction(173, 10)),
+        (Fraction(60), Fraction(60)),
+        (Fraction(2997, 100), Fraction(2997, 100)),  # someone who writes a fraction means it
+        (np.int64(25), Fraction(25)),
+        (np.float64(29.97), Fraction(30000, 1001)),
+    ],
+)
+def test_frame_rates_are_exact(value, expected):
+    assert parse_frame_rate(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [9.99, 60.1, 0, -25, "fast", "", "1/0", float("nan"), float("inf"), None, True, [25], 25j]
+)
+def test_frame_rates_out_of_range_or_no_numbers(value):
+    with pytest.raises(InvalidFrameRateError, match="from 10 to 60"):
+        parse_frame_rate(value)
+
+
+@pytest.mark.parametrize("fps", RATES)
+@pytest.mark.parametrize("duration", [0.0, 0.013, 1 / 3, 2.48, 59.9999, 600.0, 3600.1])
+def test_the_number_of_frames(fps, duration):
+    schedule = FrameSchedule(duration, fps)
+    assert schedule.num_frames >= 1
+    assert abs(schedule.num_frames - round(duration * schedule.fps)) <= 1
+    times = schedule.times()
+    assert times.shape == (schedule.num_frames,) and times.dtype == np.float64
+
+
+@pytest.mark.parametrize("fps", RATES)
+def test_the_last_frame_of_ten_minutes_is_as_exact_as_the_first(fps):
+    schedule = FrameSchedule(600.0, fps)
+    times = schedule.times()
+    exact = parse_frame_rate(fps)
+    for index in (0, 1, 7, 1001, schedule.num_frames // 2, schedule.num_frames - 1):
+        assert schedule.time(index) == index / exact
+        assert times[index] == float(Fraction(index) / exact)
+
+
+@pytest.mark.parametrize("duration", [-0.1, float("nan"), float("inf")])
+def test_impossible_durations(duration):
+    with pytest.raises(InvalidArgumentError, match="cannot last"):
+        FrameSchedule(duration, 25)
+
+
+def test_one_keyframe_per_phoneme_at_its_centre():
+    track = PhonemeTrack([Phoneme("h", 0.1, 0.2), Phoneme("ə", 0.2, 0.26), Phoneme("sil", 0.5, 1.0)])
+    np.testing.assert_allclose(keyframe_times(track), [0.15, 0.23, 0.75])
+
+
+def test_locate_against_a_plain_loop():
+    rng = np.random.default_rng(0)
+    keys = np.sort(rng.uniform(0.2, 3, 20))
+    times = FrameSchedule(3.4, 60).times()
+    left, right, relative, interval = locate(times, keys)
+    for k, time in enumerate(times):
+        assert right[k] == left[k] + 1 and interval[k] == keys[right[k]] - keys[left[k]] > 0
+        if time < keys[0]:
+            assert (left[k], relative[k]) == (0, 0)
+        elif time >= keys[-1]:
+            assert (right[k], relative[k]) == (len(keys) - 1, 1)
+        else:
+            assert keys[left[k]] <= time < keys[right[k]]
+            np.testing.assert_allclose(keys[left[k]] + relative[k] * interval[k], time)
+
+
+def test_a_moment_on_a_keyframe_begins_its_pair():
+    left, right, relative, interval = locate([0.0, 1.0, 2.0, 4.0], [0.0, 1.0, 2.0, 4.0])
+    assert left.tolist() == [0, 1, 2, 2]
+    assert right.tolist() == [1, 2, 3, 3]
+    assert relative.tolist() == [0, 0, 0, 1]
+    assert interval.tolist() == [1, 1, 2, 2]
+
+
+def test_a_single_keyframe_is_both_neighbours():
+    left, right, relative, interval = locate([0.0, 0.5, 9.0], [0.5])
+    for values in (left, right, relative, interval):
+        assert values.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("keys", [[1.0, 1.0], [0.5, 1.0, 1.0], [1.0, 1.0, 2.0], [0.5, 1.0, 1.0, 1.0, 2.0]])
+def test_keyframes_at_one_moment_give_no_division_by_zero(keys):
+    times = np.linspace(0, 3, 31)
+    with np.errstate(all="raise"):
+        left, right, relative, interval = locate(times, keys)
+    assert np.isfinite(relative).all() and (relative >= 0).all() and (relative <= 1).all()
+    # Nearest in time: from the common moment on, the later of the two holds.
+    after = times >= keys[-1]
+    assert (right[after] == len(keys) - 1).all() and (relative[after] == 1).all()
+    before = times < keys[0]
+    assert (left[before] == 0).all() and (relative[before] == 0).all()
+
+
+def test_locate_needs_keyframes_in_order():
+    with pytest.raises(InvalidArgumentError, match="no phonemes"):
+        locate([0.0], [])
+    with pytest.raises(InvalidArgumentError, match="backwards"):
+        locate([0.0], [1.0, 0.5])

@@ -1,0 +1,132 @@
+"""Attention under the Text–Frame Causal Attention Mask, computed piece by piece.
+
+Rows come in groups that read only themselves and *memories*: keys and values computed before. The rows of one frame
+are a group, so are the three rows of a unit and those of the reference. Positions are unit indices under rotary
+embedding (RoPE).
+
+Shapes: B items, G groups, M new rows and N readable rows of a group, H heads of D channels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .configuration_avatarsync import KeyframeGeneratorConfig
+
+ROTARY_BASE = 1000.0
+
+
+class Rotation(NamedTuple):
+    """Rotary embedding: cosines and sines, `(..., D)`."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    @classmethod
+    def of(cls, positions: torch.Tensor, head_size: int, dtype: torch.dtype) -> "Rotation":
+        """Of unit indices, or offsets between them, `(...)`."""
+        # In float64: hours of speech have indices at which float32 angles are off by more than an offset means.
+        frequencies = ROTARY_BASE ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+        angles = (positions.cpu().unsqueeze(-1) * frequencies).repeat(*[1] * positions.dim(), 2)
+        return cls(angles.cos().to(positions.device, dtype), angles.sin().to(positions.device, dtype))
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rotate rows `(..., D)`."""
+        first, second = rows.chunk(2, dim=-1)
+        return rows * self.cos + torch.cat([-second, first], dim=-1) * self.sin
+
+
+class Memory(NamedTuple):
+    """What a query may read: keys and values `(B, G, H, N, D)`, or `(B, H, N, D)` where all groups share them.
+
+    mask: True where it may, broadcastable to the scores `(B, G, H, M, N)`; None where it may read all.
+    query_rotation: of the groups' positions `(G, 1, 1, D)`, for keys rotated by positions of their own; None for keys
+        rotated by their offset from the group, or at its own position.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None = None
+    query_rotation: Rotation | None = None
+
+    def of_groups(self, groups: slice) -> "Memory":
+        """What some of the groups may read, of a memory with one window of keys for each."""
+        return self._replace(key=self.key[:, groups], value=self.value[:, groups], mask=self.mask[:, groups])
+
+
+def attend(query: torch.Tensor, memories: list[Memory]) -> torch.Tensor:
+    """Attention of query `(B, G, H, M, D)` to all memories under one softmax → `(B, G, H, M, D)`."""
+    query = query * query.shape[-1] ** -0.5
+    scores = []
+    for key, _, mask, rotation in memories:
+        rotated = query if rotation is None else rotation(query)
+        shared = key.dim() == 4
+        score = torch.einsum("bghmd,bhnd->bghmn" if shared else "bghmd,bghnd->bghmn", rotated, key)
+        # Not -inf: a row of padding may have nothing to read, and must not become NaN.
+        scores.append(score if mask is None else score.masked_fill(~mask, torch.finfo(score.dtype).min))
+    weights = torch.cat(scores, dim=-1).softmax(-1).split([score.shape[-1] for score in scores], dim=-1)
+    mixed = 0
+    for memory, weight in zip(memories, weights, strict=True):
+        shared = memory.value.dim() == 4
+        formula = "bghmn,bhnd->bghmd" if shared else "bghmn,bghnd->bghmd"
+        mixed = mixed + torch.einsum(formula, weight.to(memory.value.dtype), memory.value)
+    return mixed
+
+
+def shift_by_one(rows: torch.Tensor) -> torch.Tensor:
+    """Rows `(B, T, H, N, D)` of each frame → those of the frame before; zeros for the first."""
+    return functional.pad(rows[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+
+
+class TextFrameAttention(nn.Module):
+    """Multi-head attention of rows to memories, to the rows of their own group and to those of the group before."""
+
+    def __init__(self, config: KeyframeGeneratorConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        memories: list[Memory],
+        mask: torch.Tensor | None,
+        rotation: Rotation | None,
+        previous_mask: torch.Tensor | None,
+        past: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Attend.
+
+        Args:
+            hidden `(B, G, M, hidden)`: the new rows of each group.
+            memories: what they read outside their group.
+            mask: which rows of its group, past and new, a row reads; None for all of them.
+            rotation: of the rows' positions, where rows of one group differ in position.
+            previous_mask: which rows of the group before a row reads; None for none.
+            past: keys and values of the group's earlier rows, `(B, G, H, N, D)` each.
+
+        Returns:
+            The rows `(B, G, M, hidden)`, and the group's keys and values, past and new.
+        """
+        query, key, value = (
+            layer(hidden).unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
+            for layer in (self.query, self.key, self.value)
+        )  # (B, G, H, M, D)
+        if rotation is not None:
+            query, key = rotation(query), rotation(key)
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=3), torch.cat([past[1], value], dim=3)
+        memories = [*memories, Memory(key, value, mask)]
+        if previous_mask is not None:
+            one_back = Rotation.of(torch.tensor(-1, device=key.device), key.shape[-1], key.dtype)
+            memories.append(Memory(one_back(shift_by_one(key)), shift_by_one(value), previous_mask))
+        mixed = attend(query, memories)
+        return self.output(mixed.transpose(2, 3).flatten(-2)), key, value
+
+
+__all__ = ["Memory", "Rotation", "TextFrameAttention"]

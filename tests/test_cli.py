@@ -1,0 +1,215 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from avatarsync.cli import main
+from avatarsync.phonemes import Phoneme, PhonemeTrack
+from avatarsync.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def portrait(tmp_path):
+    path = tmp_path / "face.png"
+    Image.fromarray(astronaut()).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    from avatarsync.phonemes import speak
+
+    path = tmp_path / "speech.wav"
+    speak("Good morning.").save(path)
+    return str(path)
+
+
+def probe(path):
+    """Frames, frames per second and the number of sound tracks of a video."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return stream.frames, stream.average_rate, len(container.streams.audio)
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["align"], ["info"], ["demo"]])
+def test_help_names_every_option(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    expected = {
+        "generate": "--image --text --audio --transcript --track --output --language --fps --seed --save-track"
+        " --face-box --face-index --voice --model --device --force",
+        "align": "--audio --text --transcript --language --voice --output --format --force --model --device",
+        "info": "--model --device",
+        "demo": "--output --force --model --device",
+    }
+    for word in expected[command[0]].split() if command else ("generate", "align", "info", "demo", "synthetic"):
+        assert word in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"avatarsync {__version__}\n"
+
+
+GENERATE = ["generate", "--image", "FACE"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "dance"),
+        (["generate"], "--image"),
+        ([*GENERATE, "--text", "Hello"], "--output"),
+        ([*GENERATE, "-o", "a.mp4"], "--text or --audio"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--audio", "a.wav"], "contradict"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--track", "a.json"], "contradict"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--transcript", "Hello"], "--transcript"),
+        ([*GENERATE, "-o", "a.mp4", "--audio", "a.wav", "--track", "t.json", "--transcript", "Hello"], "--transcript"),
+        ([*GENERATE, "-o", "a.mp4", "--audio", "a.wav", "--voice", "f3"], "--voice"),
+        ([*GENERATE, "-o", "a.avi", "--text", "Hello"], ".mp4"),
+        ([*GENERATE, "-o", "missing/a.mp4", "--text", "Hello"], "create it"),
+        ([*GENERATE, "-o", "old.mp4", "--text", "Hello"], "--force"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--save-track", "old.json"], "--force"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--save-track", "a.txt"], ".json"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--fps", "100"], "10 to 60"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--fps", "quick"], "10 to 60"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--face-box", "1,2,3"], "x,y,width,height"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--seed", "x"], "--seed"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--device", "abacus"], "abacus"),
+        ([*GENERATE, "-o", "a.mp4", "--track", "overlap.json"], "overlaps"),
+        ([*GENERATE, "-o", "a.mp4", "--track", "missing.json"], "missing.json"),
+        (["generate", "--image", "missing.png", "-o", "a.mp4", "--text", "Hello"], "no such file"),
+        (["generate", "--image", "old.json", "-o", "a.mp4", "--text", "Hello"], "not a picture"),
+        (["align"], "--text or --audio"),
+        (["align", "--text", "Hello", "-o", "old.json"], "--force"),
+        (["align", "--text", "Hello", "-o", "a.srt"], ".json"),
+        (["align", "--text", "Hello", "--format", "srt"], "--format"),
+        (["demo", "-o", "old.mp4"], "--force"),
+        # From here on the model is asked.
+        ([*GENERATE, "-o", "a.mp4", "--text", ""], "empty"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--language", "klingonese"], "klingonese"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--voice", "nobody"], "nobody"),
+        ([*GENERATE, "-o", "a.mp4", "--audio", "missing.wav"], "missing.wav"),
+        ([*GENERATE, "-o", "a.mp4", "--audio", "silent.wav"], "silent"),
+        (["generate", "--image", "grey.png", "-o", "a.mp4", "--text", "Hello"], "face"),
+        (["align", "--text", "Hello", "--model", "missing"], "missing"),
+        (["info", "--model", "."], "model"),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_in_one_line_and_status_2(arguments, message, portrait, tmp_path, monkeypatch, capfd):
+    import soundfile
+
+    monkeypatch.chdir(tmp_path)
+    Path("old.mp4").write_bytes(b"old")
+    Path("old.json").write_bytes(b"old")
+    overlap = {"phonemes": [{"symbol": "a", "start": 0, "end": 1}, {"symbol": "m", "start": 0.5, "end": 2}]}
+    Path("overlap.json").write_text(json.dumps(overlap))
+    soundfile.write("silent.wav", np.zeros(16000), 16000)
+    Image.new("RGB", (256, 256), (127, 127, 127)).save("grey.png")
+    before = set(os.listdir())
+    try:
+        status = main([portrait if argument == "FACE" else argument for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    output = capfd.readouterr()
+    assert status == 2
+    assert output.err.startswith("avatarsync: error: ") and output.err.count("\n") == 1
+    assert message in output.err
+    assert output.out == ""
+    assert set(os.listdir()) == before and Path("old.mp4").read_bytes() == Path("old.json").read_bytes() == b"old"
+
+
+def test_a_text_becomes_a_video_and_a_track(portrait, tmp_path, capfd):
+    video, track = tmp_path / "hello.mp4", tmp_path / "hello.json"
+    arguments = ["--text", "Hello.", "-o", str(video), "--save-track", str(track), "--fps", "29.97", "--seed", "3"]
+    assert main(["generate", "--image", portrait, *arguments]) == 0
+    output = capfd.readouterr()
+    assert str(video) in output.out and "512x512" in output.out and output.err == ""  # quiet when piped
+    saved = PhonemeTrack.load(track)
+    frames, fps, sounds = probe(video)
+    assert abs(frames - saved.duration * fps) <= 1.5 and sounds == 1
+    assert abs(float(fps) - 29.97) < 0.001
+    assert main(["generate", "--image", portrait, *arguments, "--force"]) == 0
+    assert main(["generate", "--image", portrait, *arguments]) == 2
+
+
+def test_a_recording_becomes_a_video(portrait, recording, tmp_path):
+    video = tmp_path / "a.mp4"
+    arguments = ["--audio", recording, "--transcript", "Good morning.", "-o", str(video), "--fps", "10"]
+    assert main(["generate", "--image", portrait, *arguments]) == 0
+    assert probe(video)[2] == 1
+
+
+def test_an_edited_track_becomes_a_video_with_or_without_sound(portrait, recording, tmp_path):
+    track = tmp_path / "t.TextGrid"
+    PhonemeTrack([Phoneme("m", 0.1, 0.4), Phoneme("ɑ", 0.4, 0.9)], language="en-us", duration=1.2).save(track)
+    face = ["--face-box", "170,60,110,140"]
+    silent, heard = tmp_path / "silent.mp4", tmp_path / "heard.mp4"
+    assert main(["generate", "--image", portrait, "--track", str(track), "-o", str(silent), "--fps", "10", *face]) == 0
+    assert probe(silent)[0] == 12
+    arguments = ["--track", str(track), "--audio", recording, "-o", str(heard), "--fps", "10"]
+    assert main(["generate", "--image", portrait, *arguments]) == 0
+    with av.open(str(heard)) as container:
+        loudest = max(np.abs(frame.to_ndarray()).max() for frame in container.decode(audio=0))
+    assert loudest > 0.1
+
+
+def test_align_prints_or_writes_the_track(recording, tmp_path, capfd):
+    assert main(["align", "--text", "Hello."]) == 0
+    printed = PhonemeTrack.from_json(capfd.readouterr().out)
+    assert len(printed) > 3
+    assert main(["align", "--text", "Hello.", "--format", "textgrid"]) == 0
+    assert len(PhonemeTrack.from_textgrid(capfd.readouterr().out)) > 3
+    target = tmp_path / "a.TextGrid"
+    assert main(["align", "--audio", recording, "--transcript", "Good morning.", "-o", str(target)]) == 0
+    assert len(PhonemeTrack.load(target)) > 5 and capfd.readouterr().out == ""
+
+
+def test_info(capfd):
+    assert main(["info"]) == 0
+    text = capfd.readouterr().out
+    for word in (__version__, "bundled", "parameters", "face_aligner", "cpu", "torch", "Apache-2.0", "GPL-3.0"):
+        assert word in text
+
+
+def test_demo_speaks_and_says_that_it_is_synthetic(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    assert os.listdir() == ["demo.mp4"]
+    frames, fps, sounds = probe("demo.mp4")
+    assert frames > 50 and fps == 25 and sounds == 1
+    with av.open("demo.mp4") as container:
+        assert "ynthetic" in container.metadata["comment"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a POSIX signal")
+def test_ctrl_c_ends_in_130_and_leaves_nothing(portrait, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    arguments = ["--image", portrait, "--text", "One, two, three, four, five. " * 20, "-o", str(folder / "a.mp4")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "avatarsync.cli", "generate", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not os.listdir(folder) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert os.listdir(folder)[0].endswith(".partial")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr.read().splitlines() == ["avatarsync: interrupted"]
+    assert os.listdir(folder) == []

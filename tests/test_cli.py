@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -203,7 +204,12 @@ def test_ctrl_c_ends_in_130_and_leaves_nothing(portrait, tmp_path):
     folder.mkdir()
     arguments = ["--image", portrait, "--text", "One, two, three, four, five. " * 20, "-o", str(folder / "a.mp4")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "avatarsync.cli", "generate", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "avatarsync.cli", "generate", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not os.listdir(folder) and process.poll() is None and time.monotonic() < deadline:

@@ -9,7 +9,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import Interpolation
 from PIL import Image
 
 from avatarsync.errors import (
@@ -43,9 +42,7 @@ def read_video(path):
     """Frames `(T, H, W, 3)` and the exact time of each."""
     with av.open(str(path)) as container:
         decoded = list(container.decode(video=0))
-        # Without accurate rounding swscale darkens by a level on its way back to RGB.
-        rounding = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
-        frames = [frame.reformat(format="rgb24", interpolation=rounding).to_ndarray() for frame in decoded]
+        frames = [frame.to_ndarray(format="rgb24") for frame in decoded]
         return np.stack(frames), [frame.pts * frame.time_base for frame in decoded]
 
 

@@ -3,5 +3,17 @@
 from .audio import listen, load_audio
 from .text import languages, speak, voices
 from .types import SILENCE, Phoneme, PhonemeTrack, Speech
+from .visual_mapping import VisualMapping
 
-__all__ = ["SILENCE", "Phoneme", "PhonemeTrack", "Speech", "languages", "listen", "load_audio", "speak", "voices"]
+__all__ = [
+    "SILENCE",
+    "Phoneme",
+    "PhonemeTrack",
+    "Speech",
+    "VisualMapping",
+    "languages",
+    "listen",
+    "load_audio",
+    "speak",
+    "voices",
+]

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from ..errors import AlignmentError, InvalidAudioError, SilentAudioError
-from . import arpabet, dtw_alignment, english_alignment
+from . import dtw_alignment, english_alignment
 from .text import resolve_language
 from .types import PhonemeTrack, Speech
 
@@ -169,12 +169,10 @@ def listen(
 
 def align(mono: np.ndarray, sampling_rate: int, transcript: str, language: str) -> PhonemeTrack:
     """The track of a transcript on mono audio `(samples,)`; see `listen`."""
-    expected = dtw_alignment.check_length(transcript, language, len(mono) / sampling_rate)
+    reference = dtw_alignment.check_length(transcript, language, mono, sampling_rate)
     if language.startswith("en") and english_alignment.can_spell(transcript):
         track = english_alignment.align(mono, sampling_rate, transcript, language)
         if track is not None:
             return track
-    return dtw_alignment.align(mono, sampling_rate, expected, language)
+    return dtw_alignment.align(mono, sampling_rate, reference)
 
-
-__all__ = ["align", "arpabet", "check_audio", "check_speech", "listen", "load_audio", "to_mono"]

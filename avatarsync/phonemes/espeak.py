@@ -97,9 +97,19 @@ def _list_voices(kind: _Voice | None) -> list[tuple[str, str, str]]:
 
 
 @functools.cache
+def _voices_by_language() -> dict[str, tuple[str, str]]:
+    """Language code → (name, identifier). Where a code has two voices, the first is meant.
+
+    Left out: voices of another synthesiser (MBROLA), and the test language "xex", which has no dictionary.
+    """
+    found = reversed(_list_voices(None))
+    return {c.lower(): (name, file) for c, name, file in found if not file.startswith("mb/") and c != "xex"}
+
+
+@functools.cache
 def language_names() -> dict[str, str]:
-    """Language code → its name in English; voices of other synthesisers (MBROLA) are left out."""
-    return {code: name for code, name, identifier in reversed(_list_voices(None)) if not identifier.startswith("mb/")}
+    """Language code, in lower case → its name in English."""
+    return {code: name for code, (name, _) in _voices_by_language().items()}
 
 
 @functools.cache
@@ -136,7 +146,8 @@ def synthesize(text: str, language: str, variant: str | None, rate: int) -> tupl
     encoded = text.encode() + b"\0"
     with _lock:
         library, sampling_rate = _library()
-        name = language if variant is None else f"{language}+{variant}"
+        _, name = _voices_by_language()[language]  # not the code: espeak does not find "en-gb" by it
+        name = name if variant is None else f"{name}+{variant}"
         if library.espeak_SetVoiceByName(name.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {name!r}")
         library.espeak_SetParameter(_PARAMETER_RATE, rate, 0)

@@ -26,16 +26,40 @@ LONGEST_CLOSURE = 0.12
 SHORTEST_PHONEME = 0.03  # seconds that a closure leaves to the phoneme before it
 _STOPS = frozenset("pbtdkgɡqcɟʈɖɢɓɗʄɠʛ")
 
-# Languages written in Han characters speak them themselves; for all others the Mandarin voice does.
-_HAN_LANGUAGES = ("cmn", "yue", "hak", "ja", "ko")
-# Those of them whose voice leaves Latin letters to English. "cmn-latn-pinyin" reads them itself.
+# Which voices read a script, by the first word of its characters' Unicode names; all other languages hand such text to
+# the first. (Left to itself, espeak spells foreign letters out, and its Vietnamese crashes on Gurmukhi.)
+_READERS = {
+    "CJK": ("cmn", "cmn-latn-pinyin", "yue", "hak", "ja", "ko"),
+    "HIRAGANA": ("ja",),
+    "KATAKANA": ("ja",),
+    "HANGUL": ("ko",),
+    "CYRILLIC": tuple("ru ru-cl ru-lv az ba be bg bs cv kaa kk ky mk nog sr tk tt uk uz".split()),
+    "ARABIC": tuple("ar fa ku sd ug ur pa ms".split()),
+    "HEBREW": ("he",),
+    "DEVANAGARI": ("hi", "mr", "ne", "kok", "sd"),
+    "BENGALI": ("bn", "as", "bpy"),
+    "GURMUKHI": ("pa",),
+    "GUJARATI": ("gu",),
+    "ORIYA": ("or",),
+    "TAMIL": ("ta",),
+    "TELUGU": ("te",),
+    "KANNADA": ("kn",),
+    "MALAYALAM": ("ml",),
+    "SINHALA": ("si",),
+    "THAI": ("th",),
+    "MYANMAR": ("my", "shn"),
+    "ETHIOPIC": ("am", "ti"),
+    "GEORGIAN": ("ka",),
+    "ARMENIAN": ("hy", "hyw"),
+}
+# These leave Latin letters to English; "cmn-latn-pinyin" reads them itself.
 _LATIN_AS_ENGLISH = ("cmn", "yue", "hak")
-_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\u200d\u20e3\U0001f000-\U0001faff\U000e0020-\U000e007f]")
 _ALIASES = {"en": "en-us", "zh": "cmn", "zh-cn": "cmn", "zh-tw": "cmn", "zh-hk": "yue", "fr": "fr-fr", "no": "nb"}
 
-# How espeak's Mandarin writes retroflexes, in IPA.
-_RESPELLED = (("ts.", "ʈʂ"), ("s.", "ʂ"), ("i.", "ɨ"), ("ʊ.", "ʊ"))
+# Where espeak's tables have no IPA, it writes ASCII: Mandarin retroflexes, and some rare languages.
+_RESPELLED = (("ts.", "ʈʂ"), ("s.", "ʂ"), ("i.", "ɨ"), ("?", "ʔ"), ("S", "ʃ"), ("Z", "ʒ"), ("N", "ŋ"), ("A", "ɑ"),
+              ("X", "χ"), ("K", "ɬ"), ("g", "ɡ"))  # fmt: skip
 # A Mandarin final such as "uei" is a glide and a rhyme, and the lips show both: u-ei rounds, then opens.
 _GLIDES = {"i": "j", "u": "w", "y": "ɥ"}
 _GLIDE_SHARE = 0.35
@@ -44,8 +68,8 @@ _GLIDE_SHARE = 0.35
 def speak(text: str, language: str = "en-us", voice: str | None = None, rate: int | None = None) -> Speech:
     """Speak a text.
 
-    Han characters within another language are spoken by the Mandarin voice, Latin words within Chinese by the English
-    one; the spans are joined sample by sample, so all times stay exact. Emoji are not spoken.
+    Mixed text switches the voice by script: Han characters within English are spoken by the Mandarin voice, Latin words
+    within Chinese by the English one, and so on; the spans are joined sample by sample, so all times stay exact. Emoji are not spoken.
 
     Args:
         text: what to say; punctuation becomes timed silence.
@@ -99,16 +123,16 @@ def resolve_language(language: str) -> str:
     Raises:
         UnknownLanguageError: no such language; the message lists near matches.
     """
-    known = {code.lower(): code for code in espeak.language_names()}
+    known = espeak.language_names()
     wanted = str(language).strip().replace("_", "-").lower()
     for candidate in (wanted, wanted.split("-")[0]):
         candidate = _ALIASES.get(candidate, candidate)
         if candidate in known:
-            return known[candidate]
-    names = {name.lower(): code for code, name in espeak.language_names().items()}
+            return candidate
+    names = {name.lower(): code for code, name in known.items()}
     near = [code for name, code in names.items() if wanted and wanted in name]
     near += [names[name] for name in difflib.get_close_matches(wanted, names, 3, 0.6)]
-    near += [known[code] for code in difflib.get_close_matches(wanted, known, 3, 0.5)]
+    near += difflib.get_close_matches(wanted, known, 3, 0.5)
     near = list(dict.fromkeys(near))[:5] or ["en-us", "cmn"]
     raise UnknownLanguageError(
         f"unknown language {language!r}: did you mean {', '.join(near)}? avatarsync.phonemes.languages() lists all"
@@ -116,12 +140,13 @@ def resolve_language(language: str) -> str:
 
 
 def normalize_symbol(symbol: str) -> str:
-    """espeak's symbol without stress, length and leftovers of its ASCII notation; "" for language switches."""
+    """espeak's symbol without stress, length, tone and leftovers of its ASCII notation; "" for language switches."""
     if symbol.startswith("("):  # "(en)": the voice of another language takes over
         return ""
     for written, ipa in _RESPELLED:
         symbol = symbol.replace(written, ipa)
-    return re.sub("[ˈˌːˑ.\\-|_;'\"]", "", symbol)
+    symbol = re.sub("[ˈˌːˑ.:`^#[\\]\\-|_;'\"\\s\\d\x01]", "", symbol)
+    return symbol if any(unicodedata.category(c) != "Mn" for c in symbol) else ""
 
 
 def _resolve_voice(voice: str | None) -> str | None:
@@ -142,17 +167,16 @@ def _speakable(text: str) -> str:
 
 def _split_by_script(text: str, language: str) -> list[tuple[str, str]]:
     """Spans of text, each with the language that speaks it. What has no script goes with what is before it."""
-    han = language if language.split("-")[0] in _HAN_LANGUAGES else "cmn"
-    latin = "en-us" if language in _LATIN_AS_ENGLISH else language
     spans: list[list] = []
     pending = ""
     for character in text:
-        if _HAN.match(character):
-            speaker = han
-        elif not character.isalpha():
+        script = unicodedata.name(character, "").split(" ")[0]
+        if not character.isalpha():
             speaker = None
-        elif "LATIN" in unicodedata.name(character, ""):
-            speaker = latin
+        elif script == "LATIN" and language in _LATIN_AS_ENGLISH:
+            speaker = "en-us"
+        elif script in _READERS and language not in _READERS[script]:
+            speaker = _READERS[script][0]
         else:
             speaker = language
         if speaker is None:

@@ -55,7 +55,7 @@ setup(
     packages=[*find_packages(include=["avatarsync", "avatarsync.*"]), "avatarsync.pipelines"],
     # The task's pipelines live beside the package and install inside it.
     package_dir={"avatarsync.pipelines": "pipelines"},
-    package_data={"avatarsync": ["weights/**/*"], "avatarsync.phonemes": ["tables/*.json"]},
+    package_data={"avatarsync": ["tables/*", "weights/**/*"], "avatarsync.phonemes": ["tables/*"]},
     install_requires=requirements,
     extras_require=extras,
     entry_points={"console_scripts": ["avatarsync = avatarsync.cli:main"]},

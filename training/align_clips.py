@@ -55,7 +55,9 @@ def word_edges(track: PhonemeTrack) -> list[Word]:
 def report(differences: np.ndarray, edge: str) -> None:
     median, mean = np.median(differences) * 1000, np.abs(differences).mean() * 1000
     p95 = np.percentile(np.abs(differences), 95) * 1000
-    print(f"word {edge}s: {len(differences)}, median {median:+.0f} ms, mean |.| {mean:.0f} ms, 95 % within {p95:.0f} ms")
+    print(
+        f"word {edge}s: {len(differences)}, median {median:+.0f} ms, mean |.| {mean:.0f} ms, 95 % within {p95:.0f} ms"
+    )
 
 
 def main() -> None:

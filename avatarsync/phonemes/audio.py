@@ -7,13 +7,14 @@ import numpy as np
 from ..errors import AlignmentError, InvalidAudioError, SilentAudioError
 from . import dtw_alignment, english_alignment
 from .text import resolve_language
-from .types import PhonemeTrack, Speech
+from .types import Phoneme, PhonemeTrack, Speech
 
 MIN_SECONDS = 0.1
 # Speech reaches -45 dBFS somewhere and rises and falls by 10 dB and more; noise and hum do not, silence does neither.
 SILENCE_LEVEL_DB = -60.0
 QUIET_LEVEL_DB = -45.0
 SPEECH_RANGE_DB = 10.0
+LONGEST_PIECE = 45.0  # seconds that pocketsphinx aligns at a time
 
 
 def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
@@ -107,7 +108,9 @@ def check_speech(audio: np.ndarray, sampling_rate: int, name: str = "the audio")
     levels = 10 * np.log10(np.maximum(np.mean(np.square(frames, dtype=np.float64), axis=1), 1e-12))
     loud, quiet = np.percentile(levels, 99), np.percentile(levels, 10)
     if loud < SILENCE_LEVEL_DB or (loud < QUIET_LEVEL_DB and loud - quiet < SPEECH_RANGE_DB):
-        raise SilentAudioError(f"{name} is silent ({loud:.0f} dBFS at its loudest): give a recording with speech in it")
+        raise SilentAudioError(
+            f"{name} is silent ({loud:.0f} dBFS at its loudest): give a recording with speech in it"
+        )
 
 
 def to_mono(audio: np.ndarray) -> np.ndarray:
@@ -155,13 +158,14 @@ def listen(
         samples, sampling_rate = load_audio(audio)
     check_speech(samples, sampling_rate, name)
     mono = to_mono(samples)
+    track = None
     if recognizer is not None:
         from . import recognition
 
-        track = recognition.recognize(mono, sampling_rate, recognizer, language)
-    elif transcript is not None:
+        track, transcript = recognition.recognize(mono, sampling_rate, recognizer, language)
+    if transcript is not None:
         track = align(mono, sampling_rate, transcript, language)
-    else:
+    elif track is None:
         track = english_alignment.decode_phones(mono, sampling_rate)
         track.language = language
     return Speech(track.validate(), samples, sampling_rate, language)
@@ -169,10 +173,33 @@ def listen(
 
 def align(mono: np.ndarray, sampling_rate: int, transcript: str, language: str) -> PhonemeTrack:
     """The track of a transcript on mono audio `(samples,)`; see `listen`."""
-    reference = dtw_alignment.check_length(transcript, language, mono, sampling_rate)
-    if language.startswith("en") and english_alignment.can_spell(transcript):
-        track = english_alignment.align(mono, sampling_rate, transcript, language)
-        if track is not None:
-            return track
-    return dtw_alignment.align(mono, sampling_rate, reference)
+    rate = dtw_alignment.fitting_rate(transcript, language, mono, sampling_rate)
+    if not (language.startswith("en") and english_alignment.can_spell(transcript)):
+        return dtw_alignment.align(mono, sampling_rate, transcript, language, rate)
+    if len(mono) > LONGEST_PIECE * sampling_rate:
+        return _align_in_pieces(mono, sampling_rate, transcript, language, rate)
+    track = english_alignment.align(mono, sampling_rate, transcript, language)
+    return dtw_alignment.align(mono, sampling_rate, transcript, language, rate) if track is None else track
 
+
+def _align_in_pieces(mono: np.ndarray, sampling_rate: int, transcript: str, language: str, rate: int) -> PhonemeTrack:
+    """pocketsphinx's memory grows with its sentence: long recordings are cut between pieces of the transcript.
+
+    Where a piece is said comes from the language-agnostic alignment, which stays where pocketsphinx finds none.
+    """
+    duration = len(mono) / sampling_rate
+    pieces, whole = dtw_alignment.align_pieces(mono, sampling_rate, transcript, language, rate)
+    cuts = [0.0]
+    for before, after in zip(whole, whole[1:], strict=False):
+        cuts.append((before[-1].end + after[0].start) / 2)
+    cuts.append(duration)
+    joined = PhonemeTrack(language=language, duration=duration)
+    for piece, rough, low, high in zip(pieces, whole, cuts[:-1], cuts[1:], strict=True):
+        part = mono[round(low * sampling_rate) : round(high * sampling_rate)]
+        track = english_alignment.align(part, sampling_rate, piece, language)
+        if track is not None:
+            rough = [Phoneme(p.symbol, p.start + low, p.end + low, p.word) for p in track]
+        for entry in rough:
+            entry.start, entry.end = max(entry.start, low), min(entry.end, high)
+        joined.extend(entry for entry in rough if entry.end > entry.start)
+    return joined

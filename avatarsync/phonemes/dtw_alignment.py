@@ -6,37 +6,40 @@ that may be skipped, for people pause where espeak does not. Long recordings are
 of several frames, then finely in a band around that: time and memory grow with the length, not with its square.
 """
 
+import re
+
 import numpy as np
 
 from ..errors import AlignmentError
 from . import mfcc, text
+from .espeak import DEFAULT_RATE
 from .types import SILENCE, Phoneme, PhonemeTrack, Speech
 
 FRAME = mfcc.HOP / mfcc.SAMPLING_RATE
 LONGEST_WHOLE = 2500  # frames that are aligned without a coarse pass
 COARSEST = 5000  # frames of a coarse pass
 HALF_BAND = 150  # frames around the coarse path
-STEP_COSTS = (0.35, 0.0, 0.35, 0.9)  # of advancing by 0, 1, 2, 3 states
+STEP_COSTS = (0.1, 0.0, 0.15, 0.4)  # of advancing by 0, 1, 2, 3 states
 LEVEL_RANGE_DB = 40.0
-SILENT_SHARE = 0.33  # of the way from the noise floor to loud speech
+SILENT_SHARE = 0.45  # of the way from the noise floor to loud speech
 SILENCE_COST = 2.5  # of a silent frame; the distance of frames that fit is about 4, of those that do not, 7
-SILENCE_SLOPE = 0.4  # per dB above
+SILENCE_SLOPE = 0.3  # per dB above
 LEVEL_WEIGHT = 3.0  # of the level among 24 normalised cepstra and slopes
 # The edges found lie this much before the true ones; measured by training/measure_alignment.py.
-BIAS = 0.0
+BIAS = 0.006
 MAX_SPEEDUP = 3.0  # nobody speaks so much faster than espeak at its usual rate
 MAX_SLOWDOWN = 10.0
 
 
-def check_length(transcript: str, language: str, mono: np.ndarray, sampling_rate: int) -> Speech:
-    """espeak speaking the transcript at about the speed of the recording `mono` `(samples,)`.
+def fitting_rate(transcript: str, language: str, mono: np.ndarray, sampling_rate: int) -> int:
+    """Words per minute at which espeak says the transcript about as fast as the recording `mono` `(samples,)` does.
 
     Raises:
         AlignmentError: the transcript cannot be what is said, by its length.
         EmptyTextError: nothing in the transcript can be spoken.
     """
-    reference = text.speak(transcript, language)
-    expected = sum(p.duration for p in reference.track if p.symbol != SILENCE)
+    track = text.speak(transcript, language).track
+    expected = sum(p.duration for p in track if p.symbol != SILENCE)
     seconds = len(mono) / sampling_rate
     spoken = _spoken_seconds(mono, sampling_rate)
     if expected > MAX_SPEEDUP * seconds:
@@ -49,29 +52,75 @@ def check_length(transcript: str, language: str, mono: np.ndarray, sampling_rate
             f"the transcript takes about {expected:.1f} s to say, but {spoken:.0f} s of the recording are not silent:"
             " give the whole transcript"
         )
-    ratio = expected / max(spoken, 0.1)
-    if 0.85 < ratio < 1.2:
-        return reference
-    rate = int(np.clip(text.espeak.DEFAULT_RATE * ratio, text.MIN_RATE, text.MAX_RATE))
-    return text.speak(transcript, language, rate=rate)
+    return int(np.clip(DEFAULT_RATE * expected / max(spoken, 0.1), text.MIN_RATE, text.MAX_RATE))
 
 
-def align(mono: np.ndarray, sampling_rate: int, reference: Speech) -> PhonemeTrack:
-    """Lay the phonemes of `reference` on the recording `mono` `(samples,)`.
+def align(mono: np.ndarray, sampling_rate: int, transcript: str, language: str, rate: int) -> PhonemeTrack:
+    """Lay espeak's phonemes of the transcript, spoken at `rate`, on the recording `mono` `(samples,)`.
 
     Raises:
-        AlignmentError: the recording is too short for so many phonemes.
+        AlignmentError: the transcript does not fit the recording.
     """
+    return _lay_on(mono, sampling_rate, text.speak(transcript, language, rate=rate))
+
+
+def align_pieces(
+    mono: np.ndarray, sampling_rate: int, transcript: str, language: str, rate: int
+) -> tuple[list[str], list[list[Phoneme]]]:
+    """Align a long transcript, and cut it into pieces of some 30 words, at punctuation where there is some.
+
+    Returns:
+        The pieces of which something was found, and the phonemes of each, without the silences at its ends.
+    """
+    pieces = cut_transcript(transcript)
+    joined, chunks, offset = PhonemeTrack(language=language), [], 0.0
+    for number, piece in enumerate(pieces):
+        speech = text.speak(piece, language, rate=rate)
+        for phoneme in speech.track:
+            # The number rides on the word through the alignment, which keeps words and drops what it does not find.
+            word = None if phoneme.symbol == SILENCE else f"{number}\n{phoneme.word or ''}"
+            joined.append(Phoneme(phoneme.symbol, phoneme.start + offset, phoneme.end + offset, word))
+        chunks.append(speech.audio)
+        offset += speech.duration
+    track = _lay_on(mono, sampling_rate, Speech(joined, np.concatenate(chunks), speech.sampling_rate, language))
+    found: dict[int, list[Phoneme]] = {}
+    for phoneme in track:
+        if phoneme.symbol != SILENCE:
+            number, word = phoneme.word.split("\n")
+            entry = Phoneme(phoneme.symbol, phoneme.start, phoneme.end, word or None)
+            found.setdefault(int(number), []).append(entry)
+    return [pieces[number] for number in found], list(found.values())
+
+
+def cut_transcript(transcript: str, words_per_piece: int = 30) -> list[str]:
+    """Pieces of at most some 30 words, at punctuation where there is some; each has something to say."""
+    pieces: list[str] = []
+    room = 0
+    for clause in re.split(r"(?<=[.!?;:,])\s+", transcript):
+        words = clause.split()
+        for first in range(0, len(words), words_per_piece):
+            part = " ".join(words[first : first + words_per_piece])
+            count = len(words[first : first + words_per_piece])
+            if pieces and (count <= room or not any(character.isalnum() for character in part)):
+                pieces[-1] += " " + part
+                room -= count
+            else:
+                pieces.append(part)
+                room = words_per_piece - count
+    return pieces
+
+
+def _lay_on(mono: np.ndarray, sampling_rate: int, reference: Speech) -> PhonemeTrack:
     frames, level = mfcc.features(_resample(mono, sampling_rate))
     floor = float(np.clip(np.percentile(level, 5) - np.percentile(level, 95), -LEVEL_RANGE_DB, -10.0))
     states, entries = _states(reference, floor)
     observed = _with_level(frames, level, floor)
-    # How little a frame is like silence: nothing below a third of the way from the noise floor to loud speech.
+    # How little a frame is like silence: nothing below SILENT_SHARE of the way from the noise floor to loud speech.
     above = np.clip(level - np.percentile(level, 95), floor, 0.0) - floor * (1 - SILENT_SHARE)
     silence_costs = (SILENCE_COST + SILENCE_SLOPE * np.maximum(0.0, above)).astype(np.float32)
     if (entries >= 0).sum() > len(observed) * (len(STEP_COSTS) - 1):
         raise AlignmentError(
-            "the transcript has more sounds than the recording has room for: give the transcript of this recording only"
+            "the transcript has more sounds than the recording has room for: give this recording's own transcript"
         )
     path = _warp(observed, silence_costs, states, entries < 0)
     return _to_track(path, entries, reference, len(mono) / sampling_rate)

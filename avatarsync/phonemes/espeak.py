@@ -4,9 +4,13 @@ espeak-ng keeps one voice and one set of parameters for the whole process, so ev
 The library is GPL-3; it is loaded at run time and is no part of this package.
 """
 
+import _ctypes
 import ctypes
 import functools
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +21,10 @@ _EVENT_WORD, _EVENT_PHONEME = 1, 7
 _PARAMETER_RATE = 1
 _CHARS_UTF8 = 1  # and no SSML flag: "<" and "&" are spoken, not parsed
 DEFAULT_RATE = 175
+_MUTE = ("fo", "kaa", "xex")
 
 # Cut off the words that espeak reports; it does not separate them from it after digits.
-_PUNCTUATION = " \t\n.,;:!?…\"“”«»()[]。，、；：！？（）《》"
+_PUNCTUATION = ' \t\n.,;:!?…"“”«»()[]。，、；：！？（）《》'
 
 _lock = threading.RLock()
 
@@ -55,9 +60,7 @@ class _Voice(ctypes.Structure):
     ]
 
 
-_SynthCallback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 @dataclass
@@ -69,24 +72,34 @@ class Mark:
     word: str | None
 
 
-@functools.cache
-def _library() -> tuple[ctypes.CDLL, int]:
-    """The initialised library and its sampling rate."""
+@contextmanager
+def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
+    """The library and its sampling rate, loaded anew: under one millisecond.
+
+    espeak carries glottal phase, flutter and noise from one utterance into the next, so the same text would last a few
+    samples more or less each time. Only loading it anew starts from the same state, and a seed must mean one video.
+    """
     import espeakng_loader
 
-    library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
-    library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
-    data = str(espeakng_loader.get_data_path()).encode()
-    rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, _PHONEME_EVENTS_IN_IPA)
-    if rate <= 0:
-        raise RuntimeError("espeak-ng could not be initialised: reinstall espeakng-loader")
-    return library, rate
+    with _lock:
+        library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+        library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+        data = str(espeakng_loader.get_data_path()).encode()
+        sampling_rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data, _PHONEME_EVENTS_IN_IPA)
+        try:
+            if sampling_rate <= 0:
+                raise RuntimeError("espeak-ng could not be initialised: reinstall espeakng-loader")
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+            yield library, sampling_rate
+        finally:
+            library.espeak_Terminate()
+            unload = _ctypes.FreeLibrary if os.name == "nt" else _ctypes.dlclose
+            unload(library._handle)
 
 
 def _list_voices(kind: _Voice | None) -> list[tuple[str, str, str]]:
     """(language code, name, identifier) of every voice file of that kind."""
-    with _lock:
-        library, _ = _library()
+    with _fresh_library() as (library, _):
         voices = library.espeak_ListVoices(ctypes.byref(kind) if kind is not None else None)
         found = []
         while voices[len(found)]:
@@ -100,10 +113,10 @@ def _list_voices(kind: _Voice | None) -> list[tuple[str, str, str]]:
 def _voices_by_language() -> dict[str, tuple[str, str]]:
     """Language code → (name, identifier). Where a code has two voices, the first is meant.
 
-    Left out: voices of another synthesiser (MBROLA), and the test language "xex", which has no dictionary.
+    Left out: voices of another synthesiser (MBROLA), and languages whose dictionary the wheel lacks, which stay mute.
     """
     found = reversed(_list_voices(None))
-    return {c.lower(): (name, file) for c, name, file in found if not file.startswith("mb/") and c != "xex"}
+    return {c.lower(): (name, file) for c, name, file in found if not file.startswith("mb/") and c not in _MUTE}
 
 
 @functools.cache
@@ -144,10 +157,9 @@ def synthesize(text: str, language: str, variant: str | None, rate: int) -> tupl
 
     callback = _SynthCallback(collect)
     encoded = text.encode() + b"\0"
-    with _lock:
-        library, sampling_rate = _library()
-        _, name = _voices_by_language()[language]  # not the code: espeak does not find "en-gb" by it
-        name = name if variant is None else f"{name}+{variant}"
+    _, name = _voices_by_language()[language]  # not the code: espeak does not find "en-gb" by it
+    name = name if variant is None else f"{name}+{variant}"
+    with _fresh_library() as (library, sampling_rate):
         if library.espeak_SetVoiceByName(name.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {name!r}")
         library.espeak_SetParameter(_PARAMETER_RATE, rate, 0)

@@ -2,8 +2,8 @@
 
 espeak-ng marks the sample at which each phoneme begins. Two things are made of those marks here that a face needs:
 
-* A stop's closure. espeak marks a stop (p, t, k, …) at its burst and leaves the closure before it to the phoneme before.
-  The lips of a /p/ are shut during the closure, so the stop gets it: it begins where the waveform falls quiet.
+* A stop's closure. espeak marks a stop (p, t, k, …) at its burst and leaves the closure to the phoneme before it. The
+  lips of a /p/ are shut during the closure, so the stop gets it: it begins where the waveform falls quiet.
 * Silence. espeak's unnamed marks are pauses, tones or links between words; those whose waveform is quiet for longer
   than a closure are silence, the rest belong to their neighbours.
 """
@@ -18,7 +18,7 @@ from ..errors import EmptyTextError, InvalidArgumentError, UnknownLanguageError
 from . import espeak
 from .types import SILENCE, Phoneme, PhonemeTrack, Speech
 
-MIN_RATE, MAX_RATE = 80, 450
+MIN_RATE, MAX_RATE = 80, 440  # at 450 espeak squeezes the waveform, and its marks no longer fit
 QUIET = 40  # of 32,768: espeak's closures and pauses stay below
 SHORTEST_SILENCE = 0.06  # seconds; a shorter quiet stretch is a closure or an onset
 CLOSURE = 0.04  # seconds of a pause that the closure of a following stop takes
@@ -33,8 +33,9 @@ _READERS = {
     "HIRAGANA": ("ja",),
     "KATAKANA": ("ja",),
     "HANGUL": ("ko",),
-    "CYRILLIC": tuple("ru ru-cl ru-lv az ba be bg bs cv kaa kk ky mk nog sr tk tt uk uz".split()),
-    "ARABIC": tuple("ar fa ku sd ug ur pa ms".split()),
+    "CYRILLIC": ("ru", "ru-cl", "ru-lv", "az", "ba", "be", "bg", "bs", "cv", "kk", "ky", "mk", "nog", "sr")
+    + ("tk", "tt", "uk", "uz"),
+    "ARABIC": ("ar", "fa", "ku", "sd", "ug", "ur", "pa", "ms"),
     "HEBREW": ("he",),
     "DEVANAGARI": ("hi", "mr", "ne", "kok", "sd"),
     "BENGALI": ("bn", "as", "bpy"),
@@ -68,14 +69,15 @@ _GLIDE_SHARE = 0.35
 def speak(text: str, language: str = "en-us", voice: str | None = None, rate: int | None = None) -> Speech:
     """Speak a text.
 
-    Mixed text switches the voice by script: Han characters within English are spoken by the Mandarin voice, Latin words
-    within Chinese by the English one, and so on; the spans are joined sample by sample, so all times stay exact. Emoji are not spoken.
+    Mixed text switches the voice by script: Han characters within English are spoken by the Mandarin voice, Latin
+    words within Chinese by the English one, and so on; the spans are joined sample by sample, so all times stay exact.
+    Emoji are not spoken.
 
     Args:
         text: what to say; punctuation becomes timed silence.
         language: espeak language code, one of `languages()`.
         voice: speaker, one of `voices()`, e.g. "f3"; None is the language's own.
-        rate: words per minute, 80 to 450; None is espeak's 175.
+        rate: words per minute, 80 to 440; None is espeak's 175.
 
     Returns:
         Mono speech; its track covers the audio without gaps, silence as "sil".
@@ -189,15 +191,15 @@ def _split_by_script(text: str, language: str) -> list[tuple[str, str]]:
         else:
             spans.append([pending + character, speaker])
             pending = ""
-    return [(span, speaker) for span, speaker in spans] or [(pending, language)]
+    return [tuple(span) for span in spans] or [(pending, language)]
 
 
 def _timed_phonemes(
     audio: np.ndarray, sampling_rate: int, marks: list[espeak.Mark], language: str, offset: float
 ) -> list[Phoneme]:
-    """Phonemes that cover `audio` `(samples,)` without a gap, in samples first, in seconds from `offset` at the end."""
+    """Phonemes that cover `audio` `(samples,)` without a gap, in seconds from `offset` on."""
     total = len(audio)
-    starts = [min(mark.sample, total) for mark in marks] + [total]
+    starts = [*np.maximum.accumulate([min(mark.sample, total) for mark in marks] or [total]).tolist(), total]
     spans: list[list] = []  # [symbol, first sample, word]; each lasts to the next
     if starts[0] > 0:
         spans.append([SILENCE, 0, None])
@@ -207,9 +209,7 @@ def _timed_phonemes(
         symbol = normalize_symbol(mark.symbol)
         if symbol:
             spans.append([symbol, start, mark.word])
-        elif np.abs(audio[start:end].astype(np.int32)).max() < QUIET:
-            spans.append([SILENCE, start, None])
-        elif not spans:  # a link to the next word belongs to the phoneme before it; here there is none
+        elif np.abs(audio[start:end].astype(np.int32)).max() < QUIET or not spans:
             spans.append([SILENCE, start, None])
     spans = _join_quiet(spans)
     for index in range(1, len(spans)):

@@ -19,7 +19,11 @@ def write(tiers: dict[str, list[Interval]], duration: float) -> str:
     for tier_number, (name, intervals) in enumerate(tiers.items(), 1):
         filled = _fill_gaps(intervals, duration)
         lines += [f"    item [{tier_number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}"]
-        lines += ["        xmin = 0", f"        xmax = {_number(duration)}", f"        intervals: size = {len(filled)}"]
+        lines += [
+            "        xmin = 0",
+            f"        xmax = {_number(duration)}",
+            f"        intervals: size = {len(filled)}",
+        ]
         for number, (start, end, label) in enumerate(filled, 1):
             lines += [f"        intervals [{number}]:", f"            xmin = {_number(start)}"]
             lines += [f"            xmax = {_number(end)}", f"            text = {_quoted(label)}"]

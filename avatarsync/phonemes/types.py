@@ -1,6 +1,6 @@
 """The timeline of speech as a first-class object: who says which phoneme, from when to when.
 
-`PhonemeTrack` is what the front end makes (from text or from a recording), what a user edits, and what the models read.
+`PhonemeTrack` is what the front end makes from text or from a recording, what a user edits, and what the models read.
 All times are in seconds from the start of the audio.
 """
 
@@ -103,7 +103,9 @@ class PhonemeTrack(MutableSequence):
 
     def _push_neighbour(self, phoneme: Phoneme, edge: str, moved_to: float) -> None:
         """Move the edge that touched `phoneme`'s, where `phoneme` grows over it."""
-        index = next(i for i, entry in enumerate(self._phonemes) if entry is phoneme)
+        index = next((i for i, entry in enumerate(self._phonemes) if entry is phoneme), None)
+        if index is None:  # it was replaced in the track
+            return
         if edge == "end" and index + 1 < len(self):
             following = self._phonemes[index + 1]
             if abs(following.start - phoneme.end) <= TIME_TOLERANCE and moved_to > following.start:
@@ -124,7 +126,9 @@ class PhonemeTrack(MutableSequence):
             name = f"entry {index} ({phoneme.symbol!r}, {phoneme.start} to {phoneme.end} s)"
             if not isinstance(phoneme.symbol, str) or not phoneme.symbol.strip():
                 raise InvalidTrackError(f'{name} has no symbol: give it an IPA symbol, or "{SILENCE}"')
-            if not all(isinstance(t, int | float | np.number) and math.isfinite(t) for t in (phoneme.start, phoneme.end)):
+            if not all(
+                isinstance(t, int | float | np.number) and math.isfinite(t) for t in (phoneme.start, phoneme.end)
+            ):
                 raise InvalidTrackError(f"{name}: start and end must be finite numbers of seconds")
             if phoneme.start < 0:
                 raise InvalidTrackError(f"{name} starts before 0: shift the track so that it begins at 0 or later")
@@ -282,10 +286,14 @@ class Speech:
             InvalidArgumentError: another suffix than `.wav`. OutputError: the place cannot be written.
         """
         if Path(path).suffix.lower() != ".wav":
-            raise InvalidArgumentError(f"speech is saved as WAV, not as {Path(path).name}: give a path that ends in .wav")
+            raise InvalidArgumentError(
+                f"speech is saved as WAV, not as {Path(path).name}: give a path that ends in .wav"
+            )
         import soundfile
 
-        write_whole(path, lambda partial: soundfile.write(partial, self.audio, self.sampling_rate, "PCM_16", format="WAV"))
+        write_whole(
+            path, lambda partial: soundfile.write(partial, self.audio, self.sampling_rate, "PCM_16", format="WAV")
+        )
 
 
 def _is_textgrid(path: str | os.PathLike) -> bool:
@@ -313,4 +321,6 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
             os.unlink(partial)
             raise
     except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror or error}): choose a folder you can write") from error
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}): choose a folder you can write"
+        ) from error

@@ -136,7 +136,9 @@ class VisualMapping:
                 raise InvalidMappingError(f"unit {unit!r} shows no phoneme: give it at least one symbol")
             for symbol in symbols:
                 if not isinstance(symbol, str) or not symbol.strip():
-                    raise InvalidMappingError(f"unit {unit!r} lists {symbol!r}: a symbol is a string of IPA or ARPAbet")
+                    raise InvalidMappingError(
+                        f"unit {unit!r} lists {symbol!r}: a symbol is a string of IPA or ARPAbet"
+                    )
                 if symbol in seen:
                     raise InvalidMappingError(f"{symbol!r} is listed in {seen[symbol]!r} and in {unit!r}: keep one")
                 seen[symbol] = unit

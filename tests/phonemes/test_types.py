@@ -1,0 +1,173 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from avatarsync.errors import InvalidArgumentError, InvalidTrackError, OutputError
+from avatarsync.phonemes import Phoneme, PhonemeTrack, Speech
+
+
+def make_track() -> PhonemeTrack:
+    return PhonemeTrack(
+        [
+            Phoneme("h", 0.1, 0.2, "hi"),
+            Phoneme("aɪ", 0.2, 0.4, "hi"),
+            Phoneme("sil", 0.4, 0.5),
+            Phoneme("ð", 0.6, 0.7, 'a "b"'),
+        ],
+        "en-us",
+        1.0,
+    )
+
+
+def test_behaves_like_a_list():
+    track = make_track()
+    assert len(track) == 4 and track[1].symbol == "aɪ" and [p.symbol for p in track] == ["h", "aɪ", "sil", "ð"]
+    track.append(Phoneme("m", 1.0, 1.2))
+    assert track.duration == 1.2 and track[-1].symbol == "m"
+    del track[-1]
+    assert track.duration == 1.0 and track.validate() is track
+
+
+def test_duration_defaults_to_the_last_end():
+    assert PhonemeTrack([Phoneme("a", 0, 0.5)]).duration == 0.5
+    assert PhonemeTrack().duration == 0.0
+
+
+def test_a_growing_phoneme_pushes_the_edge_it_touches():
+    track = make_track()
+    track[1].end += 0.05
+    assert track[2].start == pytest.approx(0.45)
+    track[1].start -= 0.02
+    assert track[0].end == pytest.approx(0.18)
+    track.validate()
+
+
+def test_a_shrinking_phoneme_leaves_a_gap_and_overlap_over_a_gap_is_refused():
+    track = make_track()
+    track[0].end = 0.15
+    assert track[1].start == 0.2
+    track[2].end = 0.65  # a gap away from the next: not its edge
+    with pytest.raises(InvalidTrackError, match="entry 3 .* overlaps entry 2"):
+        track.validate()
+
+
+def test_pushing_a_neighbour_out_of_existence_is_refused():
+    track = make_track()
+    track[0].end = 0.45
+    with pytest.raises(InvalidTrackError, match="entry 1 .* spans no time"):
+        track.validate()
+
+
+def test_a_removed_or_copied_phoneme_no_longer_moves_the_track():
+    track = make_track()
+    copied = copy.deepcopy(track)
+    removed = track.pop(0)
+    removed.end = 0.9
+    copied[1].end = 0.45
+    assert track[0].start == 0.2 and track[1].start == 0.4 and copied[2].start == 0.45
+
+
+@pytest.mark.parametrize(
+    ("phonemes", "message"),
+    [
+        ([Phoneme("a", 0, 0.5), Phoneme("b", 0.4, 0.8)], "entry 1 .* overlaps entry 0.*0.5 s"),
+        ([Phoneme("a", 0.5, 0.6), Phoneme("b", 0.1, 0.2)], "entry 1 .* overlaps"),
+        ([Phoneme("a", 0.5, 0.4)], "entry 0 .* spans no time"),
+        ([Phoneme("a", 0.5, 0.5)], "entry 0 .* spans no time"),
+        ([Phoneme("a", -0.1, 0.4)], "entry 0 .* before 0"),
+        ([Phoneme("a", float("nan"), 0.4)], "finite"),
+        ([Phoneme("a", 0, float("inf"))], "finite"),
+        ([Phoneme("a", "0", 0.4)], "finite"),
+        ([Phoneme(" ", 0, 0.4)], "no symbol"),
+    ],
+)
+def test_validation_names_the_entry(phonemes, message):
+    with pytest.raises(InvalidTrackError, match=message):
+        PhonemeTrack(phonemes).validate()
+
+
+@pytest.mark.parametrize("name", ["track.json", "track.TextGrid"])
+def test_files_round_trip(tmp_path, name):
+    track = make_track()
+    track.save(tmp_path / name)
+    loaded = PhonemeTrack.load(tmp_path / name)
+    if name.endswith("TextGrid"):
+        loaded.language = "en-us"  # a TextGrid has no place for it
+    assert loaded == track
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # no partial file stays
+
+
+def test_json_is_plain():
+    content = json.loads(make_track().to_json())
+    assert content["language"] == "en-us" and content["duration"] == 1.0
+    assert content["phonemes"][0] == {"symbol": "h", "start": 0.1, "end": 0.2, "word": "hi"}
+    assert PhonemeTrack.from_json(make_track().to_json()) == make_track()
+
+
+def test_textgrid_is_what_praat_writes():
+    text = make_track().to_textgrid()
+    assert text.startswith('File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 1\n')
+    assert "intervals: size = 7" in text  # four phonemes and the gaps before, between and after
+    assert 'text = "a ""b"""' in text
+
+
+def test_reads_short_textgrids_with_several_tiers():
+    text = "\n".join(
+        ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "0", "1", "<exists>", "3"]
+        + ['"TextTier"', '"clicks"', "0", "1", "1", "0.5", '"x"']
+        + ['"IntervalTier"', '"words"', "0", "1", "2", "0", "0.5", '""', "0.5", "1", '"mi"']
+        + ['"IntervalTier"', '"Phones"', "0", "1", "3", "0", "0.5", '""', "0.5", "0.7", '"m"', "0.7", "1", '"i"']
+    )
+    track = PhonemeTrack.from_textgrid(text, language="it")
+    assert [(p.symbol, p.start, p.end, p.word) for p in track] == [("m", 0.5, 0.7, "mi"), ("i", 0.7, 1.0, "mi")]
+    assert track.duration == 1.0 and track.language == "it"
+
+
+def test_reads_utf16_textgrids(tmp_path):
+    (tmp_path / "a.TextGrid").write_text(make_track().to_textgrid(), encoding="utf-16")
+    assert [p.symbol for p in PhonemeTrack.load(tmp_path / "a.TextGrid")] == ["h", "aɪ", "sil", "ð"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", "{"),
+        ("a.json", "[1]"),
+        ("a.json", '{"phonemes": [{"symbol": "a"}]}'),
+        ("a.json", '{"phonemes": [{"symbol": "a", "start": 0, "end": 1}, {"symbol": "b", "start": 0, "end": 2}]}'),
+        ("a.TextGrid", "hello"),
+        ("a.TextGrid", make_track().to_textgrid()[:300]),
+        ("missing.json", None),
+    ],
+)
+def test_unreadable_files_are_refused(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InvalidTrackError):
+        PhonemeTrack.load(tmp_path / name)
+
+
+def test_suffix_and_place_are_checked(tmp_path):
+    with pytest.raises(InvalidArgumentError, match=".json or .TextGrid"):
+        make_track().save(tmp_path / "track.txt")
+    with pytest.raises(OutputError, match="cannot be written"):
+        make_track().save(tmp_path / "missing" / "track.json")
+    overlapping = PhonemeTrack([Phoneme("a", 0, 0.5), Phoneme("b", 0.4, 0.8)])
+    with pytest.raises(InvalidTrackError):
+        overlapping.save(tmp_path / "track.json")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(8000,), (8000, 2)])
+def test_speech_saves_its_audio(tmp_path, shape):
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, shape).astype(np.float32)
+    speech = Speech(PhonemeTrack([Phoneme("a", 0, 0.5)]), audio, 16000)
+    assert speech.duration == 0.5
+    speech.save(tmp_path / "speech.wav")
+    read, rate = soundfile.read(tmp_path / "speech.wav", dtype="float32")
+    assert rate == 16000 and read.shape == shape and np.abs(read - audio).max() < 1e-4
+    with pytest.raises(InvalidArgumentError, match=".wav"):
+        speech.save(tmp_path / "speech.mp3")

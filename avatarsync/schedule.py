@@ -11,12 +11,14 @@ from fractions import Fraction
 import numpy as np
 
 from avatarsync.errors import InvalidArgumentError, InvalidFrameRateError
-from avatarsync.phonemes import Phoneme
+from avatarsync.phonemes import SILENCE, Phoneme, PhonemeTrack, VisualMapping
 
 MIN_FPS, MAX_FPS = 10, 60
 # The decimals that people write for the NTSC rates, e.g. 29.97 for 30000/1001.
 NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (12, 15, 24, 30, 48, 60))
 NTSC_TOLERANCE = Fraction(5, 1000)
+# A longer phoneme, and above all a silence, gets several keyframes: one alone would stretch its neighbours into it.
+MAX_UNIT_DURATION = 0.24
 # Rates of up to this denominator are taken as they are; every container's clock can count them.
 MAX_DENOMINATOR = 1001
 
@@ -84,9 +86,45 @@ class FrameSchedule:
         return np.arange(self.num_frames) * self.fps.denominator / self.fps.numerator
 
 
-def keyframe_times(track: Iterable[Phoneme]) -> np.ndarray:
-    """When the keyframes lie: one per phoneme, at its centre; float64 `(T_s,)` seconds."""
-    return np.array([(phoneme.start + phoneme.end) / 2 for phoneme in track], dtype=np.float64)
+@dataclass(frozen=True)
+class TimedUnit:
+    """A visual unit from `start` to `end`, in seconds."""
+
+    unit_id: int
+    start: float
+    end: float
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.end - self.start
+
+
+def timed_units(track: PhonemeTrack, mapping: VisualMapping, duration: float) -> list[TimedUnit]:
+    """The visual units of a track, without gaps from 0 to `duration` seconds: what keyframes are generated for.
+
+    Gaps are silence; phonemes longer than 0.24 s become several units of equal length.
+    """
+    silent, units, position = mapping.unit_id(SILENCE), [], 0.0
+
+    def add(unit_id: int, start: float, end: float) -> None:
+        pieces = max(1, math.ceil((end - start) / MAX_UNIT_DURATION - 1e-9))
+        edges = [start + (end - start) * index / pieces for index in range(pieces)] + [end]
+        units.extend(TimedUnit(unit_id, first, last) for first, last in zip(edges[:-1], edges[1:], strict=True))
+
+    for phoneme in track:
+        if phoneme.start > position + 1e-3:
+            add(silent, position, phoneme.start)
+        add(mapping.unit_id(phoneme.symbol), phoneme.start, phoneme.end)
+        position = phoneme.end
+    if duration > position + 1e-3 or not units:
+        add(silent, position, max(duration, position))
+    return units
+
+
+def keyframe_times(units: Iterable[Phoneme | TimedUnit]) -> np.ndarray:
+    """When the keyframes lie: one per phoneme or unit, at its centre; float64 `(T_s,)` seconds."""
+    return np.array([(unit.start + unit.end) / 2 for unit in units], dtype=np.float64)
 
 
 def locate(times: np.ndarray, keyframe_times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

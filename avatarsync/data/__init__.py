@@ -1,0 +1,1 @@
+"""Data transforms that training shares with tests."""

@@ -1,0 +1,128 @@
+"""Put an expression of the neutral face's space on any face, by its own proportions.
+
+An *expression* is a full set of landmarks `(468, 2)` of the neutral face (`face_mesh.neutral_landmarks`) as it would
+look when it makes that expression. A reference face has landmarks X and, in the same neutral space, its own present
+expression R. Going to expression D then means, in fractions of the crop's side:
+
+- inner lips take D's shape about the reference's resting mouth centre, as wide as the reference's own mouth;
+- the lips' thickness stays the reference's own and changes as from R to D;
+- eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye;
+- everything else moves by D - R, fading out above the eyes, and follows the lips where it lies near them.
+
+This is what lets a decoder trained on one speaker's motion move faces it has never seen: the codes say D alone.
+"""
+
+import torch
+from torch import nn
+
+from . import face_mesh
+from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
+
+WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
+THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
+LID_RANGE = (0.0, 1.25)  # openness of an eye relative to the reference's
+MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, relative to the neutral face's
+LIP_PULL_REACH = 0.10  # how far the lips pull the skin along
+LIP_PULL_WIDTH = 0.035
+STILL_ABOVE, MOVING_BELOW = 0.27, 0.34  # heights between which motion sets in
+
+
+class ExpressionTransfer(nn.Module):
+    """Targets landmarks of a reference under an expression. No parameters; differentiable in all inputs."""
+
+    def __init__(self):
+        super().__init__()
+        neutral = face_mesh.neutral_landmarks()  # (468, 2)
+        self.register_buffer("neutral", neutral, persistent=False)
+        outer = neutral[list(OUTER_LIPS)]
+        distance = torch.cdist(neutral, outer)  # (468, 20)
+        pull = torch.exp(-((distance / LIP_PULL_WIDTH) ** 2)) + 1e-12
+        pull = pull / pull.sum(1, keepdim=True)
+        pull = pull * torch.exp(-((distance.min(1, keepdim=True).values / LIP_PULL_REACH) ** 2))
+        self.register_buffer("lip_pull", pull, persistent=False)
+        height = ((neutral[:, 1:] - STILL_ABOVE) / (MOVING_BELOW - STILL_ABOVE)).clamp(0, 1)
+        self.register_buffer("mobility", height * height * (3 - 2 * height), persistent=False)  # (468, 1)
+
+    def forward(
+        self,
+        reference: torch.Tensor,
+        expression: torch.Tensor,
+        reference_expression: torch.Tensor,
+        eye_openness: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Target landmarks `(B, 468, 2)`.
+
+        Args:
+            reference, expression, reference_expression: `(B, 468, 2)` in fractions of the crop's side.
+            eye_openness: `(B,)`, share of the reference's own eye opening, in the place of what the expression says.
+        """
+        motion = (expression - reference_expression) * self.mobility
+        target = reference + motion
+        lips = self._lips(reference, expression, reference_expression)  # (B, 4, 20, 2)
+        # The skin around the mouth follows what the lips do beyond the common motion.
+        outer = list(OUTER_LIPS)
+        excess = lips[:, 0] - target[:, outer]
+        target = target + self.lip_pull @ excess
+        target = target.index_copy(1, self._index(LIP_RINGS), lips.flatten(1, 2))
+        for upper, lower in (
+            (face_mesh.RIGHT_UPPER_LID, face_mesh.RIGHT_LOWER_LID),
+            (face_mesh.LEFT_UPPER_LID, face_mesh.LEFT_LOWER_LID),
+        ):
+            share = eye_openness
+            if share is None:
+                share = self._eye_openness(expression, reference_expression, upper, lower)
+            else:
+                # Steered lids rest on the reference's own: an eye that the codes would squint stays as it is.
+                target = target.index_copy(1, self._index([lower]), reference[:, list(lower)])
+            lids = _upper_lid(reference, target, share, list(upper), list(lower))
+            target = target.index_copy(1, self._index([upper]), lids)
+        return target
+
+    def _index(self, groups) -> torch.Tensor:
+        return torch.tensor([i for group in groups for i in group], device=self.neutral.device)
+
+    def _lips(self, reference, expression, reference_expression):
+        """Lip rings `(B, 4, 20, 2)` of the target, never crossing each other."""
+        outer, inner = list(OUTER_LIPS), list(INNER_LIPS)
+        neutral_centre = self.neutral[outer].mean(0)
+        # Where the reference's mouth would rest: its centre less what its own expression moved it by.
+        shift = reference_expression[:, outer].mean(1) - neutral_centre
+        resting_centre = reference[:, outer].mean(1) - shift
+
+        def mouth_width(landmarks):
+            return (landmarks[..., outer[10], :] - landmarks[..., outer[0], :]).norm(dim=-1)
+
+        width = mouth_width(reference) / mouth_width(reference_expression).clamp_min(1e-3)
+        width = torch.stack([width.clamp(*WIDTH_RANGE), torch.ones_like(width)], -1)[:, None]  # (B, 1, 2)
+        target_inner = (expression[:, inner] - neutral_centre) * width + resting_centre[:, None]
+        lower, upper = list(face_mesh.LOWER_LIP_POSITIONS), list(face_mesh.UPPER_LIP_POSITIONS)
+        overlap = (target_inner[:, upper, 1] - target_inner[:, lower, 1]).clamp_min(0) / 2
+        push = torch.zeros_like(target_inner[..., 1])
+        push = push.index_copy(1, torch.tensor(lower, device=push.device), overlap)
+        push = push.index_copy(1, torch.tensor(upper, device=push.device), -overlap)
+        target_inner = target_inner + torch.stack([torch.zeros_like(push), push], -1)
+        rings = []
+        for ring in LIP_RINGS[:-1]:
+            own = reference[:, list(ring)] - reference[:, inner]
+            resting = reference_expression[:, list(ring)] - reference_expression[:, inner]
+            wanted = expression[:, list(ring)] - expression[:, inner]
+            size = (own.norm(dim=-1) / resting.norm(dim=-1).clamp_min(1e-3)).clamp(*THICKNESS_RANGE)
+            rings.append(target_inner + own + (wanted - resting) * size[..., None])
+        return torch.stack([*rings, target_inner], 1)
+
+    def _eye_openness(self, expression, reference_expression, upper, lower) -> torch.Tensor:
+        """Share `(B,)` of the reference's own opening that an eye shows under the expression."""
+        upper, lower = list(upper), list(lower)
+
+        def opening(landmarks):
+            return (landmarks[..., lower, 1] - landmarks[..., upper, 1]).mean(-1)
+
+        resting = torch.maximum(opening(reference_expression), MIN_RESTING_OPENNESS * opening(self.neutral))
+        return (opening(expression) / resting).clamp(*LID_RANGE)
+
+
+def _upper_lid(reference, target, share, upper, lower):
+    """Upper eyelid `(B, 7, 2)`: a share `(B,)` of the reference's own opening above the target's lower lid."""
+    opening = (reference[:, lower, 1] - reference[:, upper, 1]).clamp_min(0)
+    height = target[:, lower, 1] - opening * share[:, None]
+    return torch.stack([reference[:, upper, 0], height], -1)

@@ -1,0 +1,145 @@
+"""AvatarSyncModel: the stages of the paper composed, one config and one checkpoint.
+
+units, durations ─► KeyframeGeneratorModel ─► keyframe codes ─► InterpolationModel ─► soft codes at any time
+portrait ─► FaceAlignerModel ─► crop ─► VisualTokenizerModel.prepare_reference ─► decode at those codes
+
+Shapes: T_s keyframes, T frames, K tokens a frame, D channels a code.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from .configuration_avatarsync import AvatarSyncConfig
+from .modeling_face_aligner import FaceAlignerModel
+from .modeling_interpolation import InterpolationModel
+from .modeling_keyframes import KeyframeGeneratorModel
+from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizerModel
+from .schedule import locate
+
+FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
+
+
+class AvatarSyncModel(PreTrainedModel):
+    """Face aligner, visual tokenizer, keyframe generator and interpolator in one checkpoint."""
+
+    config_class = AvatarSyncConfig
+    base_model_prefix = "avatarsync"
+    main_input_name = "unit_ids"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: AvatarSyncConfig):
+        super().__init__(config)
+        self.face_aligner = FaceAlignerModel(config.face_aligner_config)
+        self.visual_tokenizer = VisualTokenizerModel(config.visual_tokenizer_config)
+        self.keyframe_generator = KeyframeGeneratorModel(config.keyframe_generator_config)
+        self.interpolation = InterpolationModel(config.interpolation_config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Every stage initialises its own layers; nothing stands between them.
+        for stage in (self.face_aligner, self.visual_tokenizer, self.keyframe_generator, self.interpolation):
+            if any(module is child for child in stage.modules()):
+                stage._init_weights(module)
+                return
+
+    @torch.no_grad()
+    def generate_keyframes(
+        self,
+        unit_ids: torch.Tensor,
+        durations: torch.Tensor,
+        reference: Reference,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Keyframe codes `(n, K, D)`, block after block, together `(T_s, K, D)`.
+
+        Args:
+            unit_ids, durations: `(T_s,)` visual units and their seconds.
+            reference: one reference, `(1, …)`.
+            temperature, generator: see `KeyframeGeneratorModel.generate`.
+
+        A mode of unbounded reach yields all keyframes at once.
+        """
+        quantizer, generator_config = self.visual_tokenizer.quantizer, self.keyframe_generator.config
+        reference_ids = quantizer.codes_to_ids(self.visual_tokenizer.quantize(reference.codes).codes)
+        # Eyes are opened and closed by the renderer: keyframes are asked for with open eyes.
+        condition = durations.new_ones(1, len(unit_ids), generator_config.condition_size)
+        inputs = (unit_ids[None], durations[None], condition, reference_ids)
+        options = {"temperature": temperature, "generator": generator}
+        bounded = self.keyframe_generator.reach is not None and generator_config.frame_context == "none"
+        if bounded:
+            blocks = self.keyframe_generator.generate_blocks(*inputs, **options)
+        else:
+            blocks = [self.keyframe_generator.generate(*inputs, **options)]
+        for block in blocks:
+            yield quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
+
+    @torch.no_grad()
+    def generate_codes(
+        self,
+        unit_ids: torch.Tensor,
+        durations: torch.Tensor,
+        keyframe_times: np.ndarray,
+        frame_times: np.ndarray,
+        reference: Reference,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Soft codes `(n, K, D)` of successive frames, together `(T, K, D)`, as soon as their keyframes exist.
+
+        Args:
+            keyframe_times: `(T_s,)` seconds, when each unit's keyframe lies.
+            frame_times: `(T,)` seconds, increasing.
+        """
+        left, right, relative, interval = locate(frame_times, keyframe_times)
+        keyframes = torch.empty(len(unit_ids), *self._code_shape(), device=self.device, dtype=self.dtype)
+        ready = done = 0
+        for block in self.generate_keyframes(unit_ids, durations, reference, temperature, generator):
+            keyframes[ready : ready + len(block)] = block
+            ready += len(block)
+            while done < len(right):
+                stop = min(done + FRAMES_AT_ONCE, int(np.searchsorted(right, ready)))
+                if stop <= done:
+                    break
+                now = slice(done, stop)
+                start = torch.from_numpy(left[now]).to(self.device)
+                end = torch.from_numpy(right[now]).to(self.device)
+                times = torch.from_numpy(relative[now]).to(self.device, torch.float32)[:, None]
+                gaps = torch.from_numpy(interval[now]).to(self.device, torch.float32)
+                frames = self.interpolation(
+                    keyframes[start], keyframes[end], unit_ids[start], unit_ids[end], gaps, times
+                )
+                yield frames.codes[:, 0]
+                done = stop
+
+    def _code_shape(self) -> tuple[int, int]:
+        config = self.visual_tokenizer.config
+        return config.num_tokens, config.code_bits
+
+    def forward(
+        self,
+        reference_pixel_values: torch.Tensor,
+        reference_landmarks: torch.Tensor,
+        unit_ids: torch.Tensor,
+        durations: torch.Tensor,
+        keyframe_times: np.ndarray,
+        frame_times: np.ndarray,
+    ) -> DecoderOutput:
+        """All frames of one clip in the crop's resolution: everything but the paste-back (`rendering.FaceRenderer`).
+
+        Args:
+            reference_pixel_values, reference_landmarks: `(1, 3, S, S)` in [-1, 1] and `(1, 468, 2)` in fractions of S.
+            unit_ids, durations: `(T_s,)`.
+            keyframe_times, frame_times: `(T_s,)` and `(T,)` seconds.
+        """
+        reference = self.visual_tokenizer.prepare_reference(reference_pixel_values, reference_landmarks)
+        codes = torch.cat(list(self.generate_codes(unit_ids, durations, keyframe_times, frame_times, reference)))
+        return self.visual_tokenizer.decode(codes, reference.expand(len(codes)))
+
+
+AutoConfig.register("avatarsync", AvatarSyncConfig)
+AutoModel.register(AvatarSyncConfig, AvatarSyncModel)

@@ -1,0 +1,477 @@
+"""FaceAlignerModel: finds faces in a picture and places the 468 points of MediaPipe's face mesh on them.
+
+It takes the part of the paper's MMPose crop (Appendix A.3) without its dependencies. Two small convolutional networks,
+distilled from MediaPipe Face Landmarker's labels by `training/train_face_aligner.py`:
+
+    picture ─ letterbox ─► FaceDetector ─► boxes, eyes, nose base ─► rotated crop ─► LandmarkRegressor ─► 468 points
+                                                                        ▲                                    │
+                                                                        └──────────── second pass ───────────┘
+
+Shapes: B pictures, F faces in a picture, D = `detector_size`, L = `landmark_size`, G = D / 8 cells a side.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from transformers import PreTrainedModel, initialization
+from transformers.utils import ModelOutput
+
+from avatarsync.configuration_avatarsync import FaceAlignerConfig
+from avatarsync.errors import (
+    FaceNotFoundError,
+    FaceTooSmallError,
+    InvalidArgumentError,
+    InvalidImageError,
+    MultipleFacesError,
+)
+from avatarsync.face_aligner_losses import DETECTOR_STRIDE, cell_centres, detector_loss, landmark_loss
+from avatarsync.image_processing_face import (
+    CropStrategy,
+    crop_matrix,
+    invert_matrix,
+    keypoint_matrix,
+    landmark_box,
+    letterbox,
+    pose_driven_matrix,
+    transform_points,
+    warp_image,
+    widen_matrix,
+)
+
+Box = tuple[float, float, float, float]
+
+NUM_KEYPOINTS = 3  # right eye centre, left eye centre, nose base
+LANDMARK_STRIDE = 4
+# The landmark head sees this much more than the pose-driven crop, so that chin and forehead lie inside.
+LANDMARK_MARGIN = 1.25
+
+MIN_PICTURE_SIDE = 128
+MIN_FACE_WIDTH = 64
+PRESENCE_THRESHOLD = 0.5
+# A second face as large as this share of the largest makes the choice the user's.
+RIVAL_AREA = 0.7
+MAX_CANDIDATES = 8
+NMS_IOU = 0.4
+# Tiles of the second look for small faces: halves, quarters, eighths of the longer side, no smaller than this.
+MIN_TILE = 320
+# Mean places of eyes and nose base in a box around the landmarks, measured on the training portraits.
+MEAN_KEYPOINTS = np.array([[0.29, 0.317], [0.71, 0.317], [0.5, 0.585]])
+
+
+@dataclass
+class FaceDetection:
+    """A face found: `box` (x, y, width, height) and `keypoints` (3, 2) in picture pixels, `score` in 0…1."""
+
+    box: Box
+    score: float
+    keypoints: np.ndarray
+
+
+@dataclass
+class FaceAlignment:
+    """A face aligned: `landmarks` (468, 2) and their `box` (x, y, width, height) in picture pixels, `score` in 0…1."""
+
+    box: Box
+    landmarks: np.ndarray
+    score: float
+
+    def matrix(self, size: int, strategy: CropStrategy = "pose_driven") -> np.ndarray:
+        """Crop matrix `(2, 3)`, picture → crop of `size` pixels a side."""
+        return crop_matrix(self.landmarks, size, strategy)
+
+
+@dataclass
+class FaceAlignerOutput(ModelOutput):
+    """What `FaceAlignerModel.forward` returns; a head whose pixels were not given leaves its fields None.
+
+    Args:
+        loss: sum of the losses whose labels were given, `()`.
+        detector_loss, landmark_loss, presence_loss: its parts, `()` each.
+        detection_maps: `(B, 11, G, G)`: logit, centre offset, log size, keypoints; see `FaceDetector`.
+        landmarks: `(B, 468, 2)` in pixels of the landmark crop.
+        presence_logits: `(B,)`, whether the crop holds a face at all.
+    """
+
+    loss: torch.Tensor | None = None
+    detector_loss: torch.Tensor | None = None
+    landmark_loss: torch.Tensor | None = None
+    presence_loss: torch.Tensor | None = None
+    detection_maps: torch.Tensor | None = None
+    landmarks: torch.Tensor | None = None
+    presence_logits: torch.Tensor | None = None
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch normalisation, ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1, groups: int = 1):
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ResidualUnit(nn.Module):
+    """Two plain 3×3 convolutions around a skip: at high resolution and few channels the fastest on CPUs."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(ConvUnit(channels, channels), ConvUnit(channels, channels))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.body(hidden)
+
+
+class SeparableUnit(nn.Module):
+    """Depthwise 5×5 and pointwise convolution around a skip: wide view and many channels for few parameters."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(ConvUnit(channels, channels, 5, groups=channels), ConvUnit(channels, channels, 1))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.body(hidden)
+
+
+def upsample(hidden: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(hidden, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class FaceDetector(nn.Module):
+    """`(B, 3, D, D)` in -1…1 → maps `(B, 11, G, G)`.
+
+    Channel 0 is the logit of "a face's centre is in this cell"; 1–2 the centre's offset from the cell's, in cells;
+    3–4 the log of width and height in cells; 5–10 the keypoints' offsets from the cell's centre, as shares of the
+    face's size √(width·height).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.early = nn.Sequential(
+            ConvUnit(3, width, stride=2),
+            ConvUnit(width, 2 * width, stride=2),
+            ConvUnit(2 * width, 4 * width, stride=2),
+            ResidualUnit(4 * width),
+        )
+        self.late = nn.Sequential(
+            ConvUnit(4 * width, 8 * width, stride=2), *(SeparableUnit(8 * width) for _ in range(4))
+        )
+        self.lateral = nn.Conv2d(8 * width, 4 * width, 1)
+        self.fuse = ConvUnit(4 * width, 4 * width)
+        self.head = nn.Conv2d(4 * width, 5 + 2 * NUM_KEYPOINTS, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        fine = self.early(pixels)  # (B, 4w, G, G)
+        coarse = self.late(fine)  # (B, 8w, G/2, G/2)
+        return self.head(self.fuse(fine + upsample(self.lateral(coarse))))
+
+
+class LandmarkRegressor(nn.Module):
+    """`(B, 3, L, L)` in -1…1 → landmarks `(B, 468, 2)` in pixels of the crop and presence logits `(B,)`.
+
+    Each landmark is the mean of its softmax heatmap at stride 4. A regression from pooled features would be cheaper
+    but has to learn every place anew; heatmaps move with the picture and so learn more from few faces.
+    """
+
+    def __init__(self, width: int, num_landmarks: int):
+        super().__init__()
+        fused = 3 * width
+        self.stage4 = nn.Sequential(
+            ConvUnit(3, width, stride=2), ConvUnit(width, 2 * width, stride=2), ResidualUnit(2 * width)
+        )
+        self.stage8 = nn.Sequential(
+            ConvUnit(2 * width, 4 * width, stride=2), ResidualUnit(4 * width), ResidualUnit(4 * width)
+        )
+        self.stage16 = nn.Sequential(
+            ConvUnit(4 * width, 8 * width, stride=2), *(SeparableUnit(8 * width) for _ in range(4))
+        )
+        self.lateral4 = nn.Conv2d(2 * width, fused, 1)
+        self.lateral8 = nn.Conv2d(4 * width, fused, 1)
+        self.lateral16 = nn.Conv2d(8 * width, fused, 1)
+        self.fuse = ConvUnit(fused, fused)
+        self.heatmaps = nn.Conv2d(fused, num_landmarks, 1)
+        self.presence = nn.Linear(8 * width, 1)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        at4 = self.stage4(pixels)  # (B, 2w, L/4, L/4)
+        at8 = self.stage8(at4)
+        at16 = self.stage16(at8)  # (B, 8w, L/16, L/16)
+        fused = self.lateral8(at8) + upsample(self.lateral16(at16))
+        fused = self.fuse(self.lateral4(at4) + upsample(fused))  # (B, 3w, L/4, L/4)
+        weights = self.heatmaps(fused).flatten(2).float().softmax(-1)  # (B, 468, L/4 · L/4)
+        places = cell_centres(fused.shape[-1], LANDMARK_STRIDE, weights)  # (L/4 · L/4, 2)
+        return weights @ places, self.presence(at16.mean((2, 3)))[:, 0].float()
+
+
+class FaceAlignerModel(PreTrainedModel):
+    """Face detector and landmark regressor; `detect` and `align` are the ways in for pictures."""
+
+    config_class = FaceAlignerConfig
+    base_model_prefix = "face_aligner"
+    main_input_name = "landmark_pixels"
+
+    def __init__(self, config: FaceAlignerConfig):
+        super().__init__(config)
+        self.detector = FaceDetector(config.detector_width)
+        self.landmarker = LandmarkRegressor(config.landmark_width, config.num_landmarks)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            initialization.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, FaceDetector):
+            # Faces are rare among cells: without this, the first steps would only unlearn "everything is a face".
+            module.head.bias[0] = -4.0
+
+    def forward(
+        self,
+        detector_pixels: torch.Tensor | None = None,
+        landmark_pixels: torch.Tensor | None = None,
+        face_boxes: torch.Tensor | None = None,
+        face_keypoints: torch.Tensor | None = None,
+        landmark_labels: torch.Tensor | None = None,
+        presence_labels: torch.Tensor | None = None,
+    ) -> FaceAlignerOutput:
+        """Run the head(s) whose pixels are given.
+
+        Args:
+            detector_pixels: letterboxed pictures `(B, 3, D, D)` in -1…1.
+            landmark_pixels: crops `(B, 3, L, L)` in -1…1.
+            face_boxes: `(B, F, 4)` (x, y, width, height) in detector pixels; width 0 fills the list up.
+            face_keypoints: `(B, F, 3, 2)` right eye, left eye, nose base in detector pixels.
+            landmark_labels: `(B, 468, 2)` in crop pixels.
+            presence_labels: `(B,)`, 1 where the crop holds a face, 0 elsewhere.
+        """
+        output = FaceAlignerOutput()
+        losses = []
+        if detector_pixels is not None:
+            output.detection_maps = self.detector(detector_pixels)
+            if face_boxes is not None:
+                output.detector_loss = detector_loss(output.detection_maps, face_boxes, face_keypoints)
+                losses.append(output.detector_loss)
+        if landmark_pixels is not None:
+            output.landmarks, output.presence_logits = self.landmarker(landmark_pixels)
+            if landmark_labels is not None:
+                present = presence_labels
+                if present is None:
+                    present = landmark_labels.new_ones(len(landmark_labels))
+                size = self.config.landmark_size
+                output.landmark_loss = landmark_loss(output.landmarks, landmark_labels, present, size)
+                losses.append(output.landmark_loss)
+            if presence_labels is not None:
+                output.presence_loss = F.binary_cross_entropy_with_logits(output.presence_logits, presence_labels)
+                losses.append(output.presence_loss)
+        if losses:
+            output.loss = torch.stack(losses).sum()
+        return output
+
+    def to_pixels(self, crops: np.ndarray) -> torch.Tensor:
+        """`(B, S, S, 3) uint8` → `(B, 3, S, S)` in -1…1 on the model's device, channels last."""
+        pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
+        return pixels.to(self.dtype).div_(127.5).sub_(1)
+
+    @torch.inference_mode()
+    def detect(self, image: np.ndarray) -> list[FaceDetection]:
+        """Faces of `image` `(H, W, 3) uint8`, largest first; an empty list without any.
+
+        The whole picture is looked at once. Only when it shows no face are overlapping tiles of it looked at, ever
+        smaller, until one does: that finds small faces in large pictures.
+
+        Raises:
+            InvalidImageError: not such an array, or a side shorter than 128 pixels.
+        """
+        check_image(image)
+        faces = self._detect_in_tiles(image, [(0, 0, image.shape[1], image.shape[0])])
+        tile = max(image.shape[:2]) // 2
+        while not faces and tile >= MIN_TILE:
+            faces = self._detect_in_tiles(image, tiles(image.shape[0], image.shape[1], tile))
+            tile //= 2
+        return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
+
+    def _detect_in_tiles(self, image: np.ndarray, places: list[tuple[int, int, int, int]]) -> list[FaceDetection]:
+        self.eval()
+        found = []
+        for start in range(0, len(places), 16):
+            boxed = [
+                letterbox(image[top:bottom, left:right], self.config.detector_size)
+                for left, top, right, bottom in places[start : start + 16]
+            ]
+            maps = self.detector(self.to_pixels(np.stack([square for square, _ in boxed])))
+            for (left, top, _, _), (_, matrix), one in zip(places[start:], boxed, maps, strict=False):
+                inverse = invert_matrix(matrix)
+                inverse[:, 2] += (left, top)
+                found += self._decode(one, inverse)
+        return suppress_overlaps(found)
+
+    def _decode(self, maps: torch.Tensor, to_picture: np.ndarray) -> list[FaceDetection]:
+        """Maps `(11, G, G)` of one letterboxed picture → detections in the picture's pixels."""
+        heat = maps[:1].float().sigmoid()
+        peaks = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat > self.config.score_threshold)
+        cells = peaks.flatten().nonzero()[:, 0]
+        centres = cell_centres(maps.shape[-1], DETECTOR_STRIDE, heat)[cells]  # (N, 2)
+        values = maps.float().flatten(1)[:, cells].T  # (N, 11)
+        middle = centres + values[:, 1:3] * DETECTOR_STRIDE
+        size = values[:, 3:5].clamp(-4, 4).exp() * DETECTOR_STRIDE
+        points = centres[:, None] + values[:, 5:].view(-1, NUM_KEYPOINTS, 2) * size.prod(-1).sqrt()[:, None, None]
+        low, high = transform_points(torch.stack([middle - size / 2, middle + size / 2]).cpu().numpy(), to_picture)
+        points = transform_points(points.cpu().numpy(), to_picture[None])
+        scores = heat.flatten()[cells].tolist()
+        return [
+            FaceDetection((float(x0), float(y0), float(x1 - x0), float(y1 - y0)), score, keypoints)
+            for (x0, y0), (x1, y1), score, keypoints in zip(low, high, scores, points, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def align(self, image: np.ndarray, face_index: int | None = None, face_box: Box | None = None) -> FaceAlignment:
+        """Landmarks of one face of `image` `(H, W, 3) uint8`.
+
+        Args:
+            image: the picture.
+            face_index: which face, 0 the largest; needed only when two are about the same size.
+            face_box: (x, y, width, height) in pixels, forehead to chin; takes the detector's place.
+
+        Raises:
+            InvalidImageError: not such an array, or a side shorter than 128 pixels.
+            InvalidArgumentError: face_index without such a face, face_box outside of the picture, or both given.
+            FaceNotFoundError: no face in the picture, or none in face_box.
+            MultipleFacesError: a second face has more than 0.7 of the largest one's area, and none was chosen.
+            FaceTooSmallError: the face is narrower than 64 pixels.
+        """
+        check_image(image)
+        if face_box is not None:
+            if face_index is not None:
+                raise InvalidArgumentError("give either face_index= or face_box=, not both")
+            face = self._align_box(image, face_box)
+        else:
+            face = self._align_detected(image, face_index)
+        if face.box[2] < MIN_FACE_WIDTH:
+            raise FaceTooSmallError(
+                f"the face is {face.box[2]:.0f} pixels wide, at least {MIN_FACE_WIDTH} are needed: "
+                "use a larger picture, or cut it closer and enlarge it"
+            )
+        return face
+
+    def _align_box(self, image: np.ndarray, face_box: Box) -> FaceAlignment:
+        height, width = image.shape[:2]
+        x, y, box_width, box_height = face_box
+        touches = x < width and y < height and x + box_width > 0 and y + box_height > 0
+        if not (box_width > 0 and box_height > 0 and touches):
+            raise InvalidArgumentError(
+                f"face_box {face_box} lies outside of the picture of {width}x{height} pixels: "
+                "give (x, y, width, height) with a positive size inside it"
+            )
+        keypoints = MEAN_KEYPOINTS * (box_width, box_height) + (x, y)
+        face = self._place_landmarks(image, face_box, keypoints, passes=3)
+        if face.score < PRESENCE_THRESHOLD:
+            raise FaceNotFoundError(
+                f"no face in face_box {face_box}: give the box (x, y, width, height) from forehead to chin "
+                f"of a frontal face at least {MIN_FACE_WIDTH} pixels wide"
+            )
+        return face
+
+    def _align_detected(self, image: np.ndarray, face_index: int | None) -> FaceAlignment:
+        candidates = self.detect(image)[:MAX_CANDIDATES]
+        faces = [self._place_landmarks(image, found.box, found.keypoints, passes=2) for found in candidates]
+        faces = [face for face in faces if face.score >= PRESENCE_THRESHOLD]
+        faces.sort(key=lambda face: face.box[2] * face.box[3], reverse=True)
+        if not faces:
+            raise FaceNotFoundError(
+                f"no face found in the picture: use one with a frontal face at least {MIN_FACE_WIDTH} pixels wide, "
+                "or say where it is with face_box=(x, y, width, height)"
+            )
+        if face_index is not None:
+            if not 0 <= face_index < len(faces):
+                raise InvalidArgumentError(
+                    f"face_index {face_index}: the picture shows {len(faces)} face(s), counted from 0, largest first"
+                )
+            return faces[face_index]
+        rivals = [face for face in faces if face.box[2] * face.box[3] > RIVAL_AREA * faces[0].box[2] * faces[0].box[3]]
+        if len(rivals) > 1:
+            boxes = "; ".join(
+                f"{index}: ({', '.join(f'{value:.0f}' for value in face.box)})" for index, face in enumerate(rivals)
+            )
+            raise MultipleFacesError(
+                f"{len(rivals)} faces of about the same size, as index: (x, y, width, height): {boxes}. "
+                "Choose with face_index= or face_box="
+            )
+        return faces[0]
+
+    def _place_landmarks(self, image: np.ndarray, box: Box, keypoints: np.ndarray, passes: int) -> FaceAlignment:
+        """Landmarks from a first guess `keypoints` `(3, 2)`; each further pass crops along the last landmarks."""
+        view, to_view = face_view(image, box)
+        size = self.config.landmark_size
+        matrix = keypoint_matrix(*transform_points(keypoints, to_view), size)
+        for _ in range(passes):
+            matrix = widen_matrix(matrix, size, LANDMARK_MARGIN)
+            crop = warp_image(view, matrix, size)
+            landmarks, presence = self.landmarker(self.to_pixels(crop[None]))
+            points = transform_points(landmarks[0].cpu().numpy(), invert_matrix(matrix))
+            matrix = pose_driven_matrix(points, size)
+        points = transform_points(points, invert_matrix(to_view)).astype(np.float32)
+        return FaceAlignment(landmark_box(points), points, float(presence[0].sigmoid()))
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises InvalidImageError unless `image` is `(H, W, 3) uint8` with sides of at least 128 pixels."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InvalidImageError(f"expected an RGB array (height, width, 3) of uint8, got {given}")
+    if min(image.shape[:2]) < MIN_PICTURE_SIDE:
+        raise InvalidImageError(
+            f"the picture has {image.shape[1]}x{image.shape[0]} pixels: use one of at least "
+            f"{MIN_PICTURE_SIDE}x{MIN_PICTURE_SIDE}"
+        )
+
+
+def face_view(image: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The part of `image` around `box`, shrunk where the face is huge, and the matrix `(2, 3)` picture → part.
+
+    It keeps at least twice the pixels that the landmark head sees: the passes then resample a small array.
+    """
+    x, y, width, height = box
+    factor = max(1, int(max(width, height) // 200))
+    if factor == 1:
+        return image, np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    reach = 1.5 * max(width, height)
+    middle_x, middle_y = x + width / 2, y + height / 2
+    left, top = max(0, int(middle_x - reach)), max(0, int(middle_y - reach))
+    right, bottom = int(middle_x + reach) + 1, int(middle_y + reach) + 1
+    view = np.asarray(Image.fromarray(image[top:bottom, left:right]).reduce(factor))
+    offset = np.array([0.5 - left, 0.5 - top]) / factor - 0.5
+    return view, np.array([[1 / factor, 0, offset[0]], [0, 1 / factor, offset[1]]], np.float32)
+
+
+def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int, int]]:
+    """Squares (left, top, right, bottom) that cover a picture, each overlapping the next by at least half."""
+    lefts, tops = (
+        np.linspace(0, max(0, extent - side), 1 + int(np.ceil(2 * max(0, extent - side) / side))).astype(int)
+        for extent in (width, height)
+    )
+    return [(int(x), int(y), min(int(x) + side, width), min(int(y) + side, height)) for y in tops for x in lefts]
+
+
+def suppress_overlaps(faces: list[FaceDetection]) -> list[FaceDetection]:
+    """Non-maximum suppression: of faces that overlap by more than 0.4 (IoU) the best score stays."""
+    kept: list[FaceDetection] = []
+    for face in sorted(faces, key=lambda face: face.score, reverse=True):
+        if all(overlap(face.box, other.box) <= NMS_IOU for other in kept):
+            kept.append(face)
+    return kept
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes (x, y, width, height)."""
+    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(0.0, across) * max(0.0, down)
+    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
+
+
+__all__ = ["FaceAlignerModel", "FaceAlignerOutput", "FaceAlignment", "FaceDetection"]

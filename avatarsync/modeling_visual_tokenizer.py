@@ -1,0 +1,374 @@
+"""Visual tokenizer: a face crop becomes K discrete codes, and codes move and paint a reference ("Tokenization (3)").
+
+Encoder: crop `(B, 3, S, S)` → grid of K code vectors in [-1, 1] → LFQ or VQ codes. Decoder: the codes say an
+*expression* of the neutral face; `ExpressionTransfer` puts it on the reference's own landmarks, the face mesh turns it
+into a flow, and a small painter draws the inside of the opened mouth:
+
+    out = warp(reference, flow) + mask · (paint - warp(reference, flow))
+
+Appearance therefore comes from the reference alone. The design's first sketch learned the flow with convolutions; here
+codes predict landmarks and the flow is rasterised from the reference's own mesh, because that moves unseen faces
+exactly and keeps lips sharp at any resolution.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_avatarsync import VisualTokenizerConfig
+from .expression_transfer import ExpressionTransfer
+from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
+from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
+from .warping import mesh_flow, soften, warp
+
+MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
+# Lips and lids carry what people look at; the rest of the face only follows.
+LIP_WEIGHT, LID_WEIGHT = 6.0, 4.0
+
+
+@dataclass
+class Reference:
+    """What the decoder needs of one or more reference faces; made once per portrait."""
+
+    pixels: torch.Tensor  # (B, 3, S, S) in [-1, 1]
+    landmarks: torch.Tensor  # (B, 468, 2) in fractions of S
+    codes: torch.Tensor  # (B, K, D), its own codes
+    expression: torch.Tensor  # (B, 468, 2), its own expression on the neutral face
+    mouth: torch.Tensor  # (B, 1, S, S), 1 inside its own inner lips
+
+    def expand(self, batch: int) -> "Reference":
+        """The one reference repeated for `batch` frames, without copying."""
+        return Reference(*(value.expand(batch, *value.shape[1:]) for value in vars(self).values()))
+
+
+@dataclass
+class DecoderOutput(ModelOutput):
+    """Flow and mask have R = `detail` · S cells a side, pictures S; landmarks are fractions of S."""
+
+    pixels: torch.Tensor | None = None  # (B, 3, S, S) in [-1, 1]
+    landmarks: torch.Tensor | None = None  # (B, 468, 2)
+    expression: torch.Tensor | None = None  # (B, 468, 2)
+    flow: torch.Tensor | None = None  # (B, 2, R, R) in cells of R
+    mask: torch.Tensor | None = None  # (B, 1, R, R), opacity of the paint
+    paint: torch.Tensor | None = None  # (B, 3, S, S)
+
+
+@dataclass
+class VisualTokenizerOutput(ModelOutput):
+    loss: torch.Tensor | None = None
+    expression_loss: torch.Tensor | None = None
+    pixel_loss: torch.Tensor | None = None
+    quantizer_loss: torch.Tensor | None = None
+    decoded: DecoderOutput | None = None
+    codes: torch.Tensor | None = None  # (B, K, D)
+    ids: torch.Tensor | None = None  # (B, K)
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(min(8, outputs // 4), outputs), nn.SiLU()
+    )
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(convolution(width, width), nn.Conv2d(width, width, 3, 1, 1))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.layers(hidden)
+
+
+class Encoder(nn.Module):
+    """Crop `(B, 3, S, S)` → code vectors `(B, K, D)` in [-1, 1]."""
+
+    def __init__(self, config: VisualTokenizerConfig):
+        super().__init__()
+        width = config.encoder_width
+        layers = [convolution(3, width, 2)]
+        size, stage = config.crop_size // 2, 0
+        while size > config.grid_size:
+            wider = min(width * 2, 8 * config.encoder_width)
+            layers.append(convolution(width, wider, 2))
+            if stage < 3:
+                layers.append(ResidualBlock(wider))
+            width, size, stage = wider, size // 2, stage + 1
+        self.layers = nn.Sequential(*layers)
+        # Each token also reads the whole face: where the lips are depends on the nose.
+        self.context = nn.Linear(width * config.grid_size**2, width)
+        self.head = nn.Linear(2 * width, config.code_bits)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        tokens = self.layers(pixels).flatten(2).transpose(1, 2)  # (B, K, C)
+        context = self.context(tokens.flatten(1))[:, None].expand_as(tokens)
+        return torch.tanh(self.head(torch.cat([tokens, F.silu(context)], -1)))
+
+
+class ExpressionDecoder(nn.Module):
+    """Codes `(B, K, D)` → expression `(B, 468, 2)` on the neutral face, through a low-rank basis."""
+
+    def __init__(self, config: VisualTokenizerConfig):
+        super().__init__()
+        width = config.motion_width
+        self.layers = nn.Sequential(
+            nn.Linear(config.num_tokens * config.code_bits, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, config.motion_rank),
+        )
+        self.basis = nn.Linear(config.motion_rank, config.num_landmarks * 2)
+
+    def forward(self, codes: torch.Tensor, neutral: torch.Tensor) -> torch.Tensor:
+        displacement = self.basis(self.layers(codes.flatten(1).float()))
+        return neutral + 0.05 * displacement.view(-1, *neutral.shape)
+
+
+class Painter(nn.Module):
+    """Draws the mouth's interior in a window about the mouth: a small U-Net, modulated by the codes."""
+
+    def __init__(self, config: VisualTokenizerConfig):
+        super().__init__()
+        width = config.painter_width
+        self.enter = convolution(8, width)
+        self.down1 = nn.Sequential(convolution(width, 2 * width, 2), ResidualBlock(2 * width))
+        self.down2 = nn.Sequential(convolution(2 * width, 4 * width, 2), ResidualBlock(4 * width))
+        self.down3 = nn.Sequential(convolution(4 * width, 6 * width, 2), ResidualBlock(6 * width))
+        self.modulation = nn.Linear(config.num_tokens * config.code_bits, 12 * width)
+        self.up3 = nn.Sequential(convolution(10 * width, 4 * width), ResidualBlock(4 * width))
+        self.up2 = convolution(6 * width, 2 * width)
+        self.up1 = convolution(3 * width, width)
+        self.head = nn.Conv2d(width, 4, 3, 1, 1)
+
+    def forward(self, window: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """window `(B, 8, s, s)`: moved and unmoved reference, target's and reference's mouth interior. Returns the
+        paint's difference to the moved reference `(B, 3, s, s)` and its opacity `(B, 1, s, s)`."""
+        fine = self.enter(window)
+        middle = self.down1(fine)
+        coarse = self.down2(middle)
+        bottom = self.down3(coarse)
+        scale, shift = self.modulation(codes.flatten(1))[:, :, None, None].chunk(2, 1)
+        bottom = bottom * (1 + scale) + shift
+        coarse = self.up3(torch.cat([F.interpolate(bottom, scale_factor=2), coarse], 1))
+        middle = self.up2(torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1))
+        fine = self.up1(torch.cat([F.interpolate(middle, scale_factor=2), fine], 1))
+        out = self.head(fine)
+        # The opacity starts near one: a path that starts closed never learns.
+        return out[:, :3], torch.sigmoid(out[:, 3:] + 3.0)
+
+
+class VisualTokenizerModel(PreTrainedModel):
+    """Encoder, quantizer and reference-conditioned decoder. See the module's docstring."""
+
+    config_class = VisualTokenizerConfig
+    base_model_prefix = "visual_tokenizer"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: VisualTokenizerConfig):
+        super().__init__(config)
+        self.encoder = Encoder(config)
+        if config.quantizer == "lfq":
+            self.quantizer = LookupFreeQuantizer(config.code_bits, config.entropy_weight, config.commitment_weight)
+        else:
+            self.quantizer = VectorQuantizer(config.code_bits, config.commitment_weight)
+        self.expression_decoder = ExpressionDecoder(config)
+        self.painter = Painter(config)
+        self.transfer = ExpressionTransfer()
+        self.register_buffer("landmark_weights", _landmark_weights(), persistent=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # PyTorch's own initialisation suits convolutions with group norm; loading from scratch only needs it again.
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm)) or isinstance(module, VectorQuantizer):
+            module.reset_parameters()
+        elif isinstance(module, ExpressionTransfer):
+            fresh = ExpressionTransfer()
+            for name, buffer in module.named_buffers():
+                buffer.copy_(getattr(fresh, name))
+        elif isinstance(module, VisualTokenizerModel):
+            module.landmark_weights.copy_(_landmark_weights())
+
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Crops `(B, 3, S, S)` in [-1, 1] → continuous code vectors `(B, K, D)` in [-1, 1]."""
+        return self.encoder(pixel_values)
+
+    def quantize(self, continuous_codes: torch.Tensor) -> QuantizerOutput:
+        """Code vectors → discrete codes and ids (straight-through)."""
+        return self.quantizer(continuous_codes)
+
+    def expression(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes `(B, K, D)`, discrete or soft → expression `(B, 468, 2)` on the neutral face."""
+        return self.expression_decoder(codes, self.transfer.neutral)
+
+    def prepare_reference(self, pixel_values: torch.Tensor, landmarks: torch.Tensor) -> Reference:
+        """Reference crops `(B, 3, S, S)` in [-1, 1] with landmarks `(B, 468, 2)` in fractions of S."""
+        codes = self.encode(pixel_values)
+        size = self.config.crop_size
+        _, mouth = mesh_flow(landmarks * size, landmarks * size, size)
+        return Reference(pixel_values, landmarks, codes, self.expression(codes), mouth)
+
+    def decode(
+        self,
+        codes: torch.Tensor,
+        reference: Reference,
+        eye_openness: torch.Tensor | None = None,
+        detail: int = 1,
+    ) -> DecoderOutput:
+        """Codes `(B, K, D)` applied to a reference.
+
+        Args:
+            eye_openness: `(B,)`, share of the reference's own eye opening; None: what the codes say.
+            detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
+                picture.
+        """
+        expression = self.expression(codes)
+        landmarks = self.transfer(reference.landmarks, expression, reference.expression, eye_openness)
+        return self.paint(codes, reference, landmarks, expression, detail)
+
+    def paint(
+        self,
+        codes: torch.Tensor,
+        reference: Reference,
+        landmarks: torch.Tensor,
+        expression: torch.Tensor | None = None,
+        detail: int = 1,
+    ) -> DecoderOutput:
+        """The picture of a reference whose landmarks are to be `landmarks` `(B, 468, 2)`."""
+        size, side = self.config.crop_size, self.config.painter_size
+        cells = size * detail
+        flow, mouth = mesh_flow(reference.landmarks * cells, landmarks * cells, cells)
+        mask = (1.5 * soften(mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
+        small_flow, small_mouth, small_mask = flow, mouth, mask
+        if detail > 1:
+            small_flow = F.avg_pool2d(flow, detail) / detail
+            small_mouth, small_mask = F.avg_pool2d(mouth, detail), F.avg_pool2d(mask, detail)
+        moved = warp(reference.pixels, small_flow)
+        window = self.mouth_window(reference.landmarks)
+        inputs = cut(torch.cat([moved, reference.pixels, small_mouth, reference.mouth], 1), window, side)
+        difference, opacity = self.painter(inputs.to(codes.dtype), codes)
+        paint = paste(inputs[:, :3] + difference.to(moved.dtype), moved, window)
+        opacity = paste(opacity.to(moved.dtype), torch.zeros_like(small_mask), window)
+        pixels = moved + small_mask * opacity * (paint - moved)
+        if detail > 1:
+            opacity = F.interpolate(opacity, scale_factor=detail, mode="bilinear")
+        return DecoderOutput(pixels, landmarks, expression, flow, mask * opacity, paint)
+
+    def mouth_window(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """Upper left corner `(B, 2)`, whole pixels, of the painter's window about the mouth."""
+        size, side = self.config.crop_size, self.config.painter_size
+        centre = landmarks[:, list(OUTER_LIPS)].mean(1) * size
+        # A dropping jaw needs more room below than above.
+        corner = centre - side * torch.tensor([0.5, 0.4], device=centre.device)
+        return corner.round().long().clamp(0, size - side)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        reference_pixel_values: torch.Tensor,
+        reference_landmarks: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        label_landmarks: torch.Tensor | None = None,
+        label_expression: torch.Tensor | None = None,
+        reference_expression: torch.Tensor | None = None,
+        reference_expression_known: torch.Tensor | None = None,
+        quantize: torch.Tensor | None = None,
+        paint: bool = True,
+    ) -> VisualTokenizerOutput:
+        """Tokenize `pixel_values`, apply the codes to the reference, and measure the losses that have labels.
+
+        Args:
+            pixel_values: `(B, 3, S, S)` in [-1, 1], the face whose expression is encoded (of anybody).
+            reference_pixel_values, reference_landmarks: `(B, 3, S, S)` and `(B, 468, 2)`.
+            labels: `(B, 3, S, S)`, the reference's person with that expression.
+            label_landmarks: `(B, 468, 2)` of `labels`; given them, the painter paints at the true landmarks.
+            label_expression, reference_expression: `(B, 468, 2)`, the expressions of `pixel_values` and of the
+                reference on the neutral face.
+            reference_expression_known: `(B,)` bool, where `reference_expression` counts; None: everywhere.
+            quantize: `(B,)` bool, which items decode from discrete codes; None: all.
+            paint: whether to decode pixels; without, only expression and quantizer learn.
+        """
+        continuous = self.encode(pixel_values)
+        quantized = self.quantize(continuous)
+        codes = quantized.codes
+        if quantize is not None:
+            codes = torch.where(quantize[:, None, None], codes, continuous)
+        reference = self.prepare_reference(reference_pixel_values, reference_landmarks)
+        expression = self.expression(codes)
+        loss = quantized.loss
+        expression_loss = pixel_loss = None
+        if label_expression is not None:
+            weights = self.landmark_weights[:, None]
+            expression_loss = ((expression - label_expression).abs() * weights).mean() * 100
+            gap_error = (lip_openings(expression) - lip_openings(label_expression)).abs().mean() * 100
+            expression_loss = expression_loss + gap_error
+            if reference_expression is not None:
+                own = ((reference.expression - reference_expression).abs() * weights).mean((1, 2)) * 100
+                if reference_expression_known is not None:
+                    own = own * reference_expression_known
+                expression_loss = expression_loss + 0.5 * own.mean()
+            loss = loss + expression_loss
+        if not paint:
+            return VisualTokenizerOutput(
+                loss, expression_loss, None, quantized.loss, None, quantized.codes, quantized.ids
+            )
+        if label_landmarks is None:
+            landmarks = self.transfer(reference.landmarks, expression, reference.expression)
+        else:
+            landmarks = label_landmarks
+        decoded = self.paint(codes, reference, landmarks, expression)
+        if labels is not None:
+            window = self.mouth_window(reference.landmarks)
+            side = self.config.painter_size
+            pixel_loss = paint_loss(
+                cut(decoded.pixels, window, side), cut(labels, window, side), cut(decoded.mask, window, side)
+            )
+            loss = loss + pixel_loss
+        return VisualTokenizerOutput(loss, expression_loss, pixel_loss, quantized.loss, decoded, codes, quantized.ids)
+
+
+def _landmark_weights() -> torch.Tensor:
+    """`(468,)` weights of the expression loss, mean 1."""
+    from . import face_mesh
+
+    weights = torch.ones(468)
+    weights[list(face_mesh.RIGHT_EYE_CONTOUR + face_mesh.LEFT_EYE_CONTOUR)] = LID_WEIGHT
+    for ring in LIP_RINGS:
+        weights[list(ring)] = LIP_WEIGHT
+    return weights / weights.mean()
+
+
+def lip_openings(landmarks: torch.Tensor) -> torch.Tensor:
+    """Height `(B, 9)` of the inner-lip gap at nine places across the mouth."""
+    lower, upper = [INNER_LIPS[i] for i in range(1, 10)], [INNER_LIPS[i] for i in range(19, 10, -1)]
+    return landmarks[:, lower, 1] - landmarks[:, upper, 1]
+
+
+def cut(image: torch.Tensor, corner: torch.Tensor, side: int) -> torch.Tensor:
+    """Windows `(B, C, side, side)` of `(B, C, H, W)` with their upper left corners at `(B, 2)` (x, y)."""
+    return torch.stack(
+        [one[:, y : y + side, x : x + side] for one, (x, y) in zip(image, corner.tolist(), strict=True)]
+    )
+
+
+def paste(windows: torch.Tensor, image: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
+    """`image` `(B, C, H, W)` with `windows` `(B, C, s, s)` in the places they were cut from."""
+    side = windows.shape[-1]
+    out = image.clone()
+    for index, (x, y) in enumerate(corner.tolist()):
+        out[index, :, y : y + side, x : x + side] = windows[index]
+    return out
+
+
+def paint_loss(painted: torch.Tensor, real: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """L1 and L1 of gradients over the painted pixels (both in [-1, 1]), in which the mouth decides."""
+    weight = mask.detach().clamp(0, 1)
+    norm = weight.sum() + 1.0
+    error = ((painted - real).abs() * weight).sum() / (3 * norm)
+    for axis in (2, 3):
+        edges = torch.diff(painted, dim=axis) - torch.diff(real, dim=axis)
+        error = error + (edges.abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).sum() / (3 * norm)
+    return error

@@ -1,0 +1,87 @@
+"""AvatarSyncProcessor: speech → what the model eats, by the Phoneme-to-Visual Mapping and the schedule."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from transformers import AutoProcessor
+from transformers.processing_utils import ProcessorMixin
+
+from .configuration_avatarsync import AvatarSyncConfig
+from .errors import InvalidMappingError
+from .phonemes import Speech, VisualMapping
+from .schedule import FrameSchedule, keyframe_times, timed_units
+
+
+@dataclass
+class ScheduledSpeech:
+    """Units and frames of one clip.
+
+    Attributes:
+        unit_ids: int64 `(T_s,)`.
+        durations: float32 `(T_s,)` seconds of each unit.
+        keyframe_times: float64 `(T_s,)` seconds.
+        frames: the frames' schedule.
+    """
+
+    unit_ids: torch.Tensor
+    durations: torch.Tensor
+    keyframe_times: np.ndarray
+    frames: FrameSchedule
+
+
+class AvatarSyncProcessor(ProcessorMixin):
+    """Holds what a checkpoint was trained to understand of speech.
+
+    Args:
+        visual_mapping: phoneme → visual unit table as `VisualMapping.to_dict` writes it; None is the package's own.
+        fps: frame rate when the user names none.
+
+    Raises:
+        InvalidMappingError: the table is not one.
+    """
+
+    attributes: list[str] = []
+
+    def __init__(self, visual_mapping: dict | None = None, fps: int = 25, **kwargs):
+        super().__init__(**kwargs)
+        self.visual_mapping = visual_mapping
+        self.fps = fps
+        self.mapping = VisualMapping.default() if visual_mapping is None else VisualMapping.from_dict(visual_mapping)
+
+    def __call__(self, speech: Speech, fps: int | float | str | Fraction | None = None) -> ScheduledSpeech:
+        """Schedule a speech's units, keyframes and frames.
+
+        Raises:
+            InvalidFrameRateError: fps outside 10 to 60.
+            InvalidTrackError: the track overlaps itself or runs backwards.
+        """
+        frames = FrameSchedule(speech.duration, self.fps if fps is None else fps)
+        speech.track.validate()
+        units = timed_units(speech.track, self.mapping, speech.duration)
+        return ScheduledSpeech(
+            torch.tensor([unit.unit_id for unit in units]),
+            torch.tensor([unit.duration for unit in units], dtype=torch.float32),
+            keyframe_times(units),
+            frames,
+        )
+
+    def check_units(self, num_units: int) -> None:
+        """Raises InvalidMappingError unless the mapping has the model's number of units."""
+        if len(self.mapping.units) != num_units:
+            raise InvalidMappingError(
+                f"the mapping has {len(self.mapping.units)} units, the model was trained for {num_units}: "
+                "give a table with the same units"
+            )
+
+    def to_dict(self) -> dict:
+        """What `save_pretrained` writes."""
+        return {
+            "processor_class": type(self).__name__,
+            "visual_mapping": self.visual_mapping,
+            "fps": self.fps,
+        }
+
+
+AutoProcessor.register(AvatarSyncConfig, AvatarSyncProcessor)

@@ -1,0 +1,107 @@
+"""Rendering at the picture's own resolution.
+
+The decoder works on a crop of S pixels; here its flow and mask are looked up for every pixel of the original picture
+and applied to the original pixels. Only the painted mouth interior has the crop's resolution. Whatever does not move
+is copied: outside the moved region the output equals the input bit for bit.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .face_mesh import add_fade_rings
+from .image_processing_face import crop_matrix, invert_matrix, transform_points, warp_image
+from .modeling_face_aligner import FaceAlignment
+from .modeling_visual_tokenizer import VisualTokenizerModel
+from .warping import warp
+
+# Movements below a hundredth of a pixel and paint below half a grey level cannot be seen.
+STILL_FLOW = 0.01
+STILL_MASK = 0.5 / 255
+# Faces this much larger than the crop get flow and mask at twice its resolution.
+DETAIL_SCALE = 1.4
+MARGIN = 2  # pixels
+
+
+class FaceRenderer:
+    """Draws frames of one portrait; made once per portrait.
+
+    Args:
+        tokenizer: the trained visual tokenizer.
+        image: portrait `(H, W, 3) uint8`.
+        alignment: the face in it.
+        crop_strategy: see `image_processing_face`.
+
+    Attributes:
+        reference: the portrait as the decoder knows it.
+    """
+
+    def __init__(
+        self, tokenizer: VisualTokenizerModel, image: np.ndarray, alignment: FaceAlignment, crop_strategy: str
+    ):
+        self.tokenizer, self.image = tokenizer, image
+        size = tokenizer.config.crop_size
+        device, dtype = tokenizer.device, torch.float32
+        matrix = crop_matrix(alignment.landmarks, size, crop_strategy)
+        crop = torch.from_numpy(warp_image(image, matrix, size)).to(device, tokenizer.dtype)
+        landmarks = torch.from_numpy(transform_points(alignment.landmarks, matrix) / size).to(device, dtype)[None]
+        with torch.inference_mode():
+            self.reference = tokenizer.prepare_reference(crop.permute(2, 0, 1)[None] / 127.5 - 1, landmarks)
+        scale = float(np.sqrt(np.linalg.det(matrix[:, :2])))
+        self.detail = 2 if 1 / scale > DETAIL_SCALE else 1
+
+        # The part of the picture that can move at all: the mesh with its fade rings, in picture pixels.
+        vertices = add_fade_rings(landmarks.cpu())[0].numpy() * size
+        corners = transform_points(vertices, invert_matrix(matrix))
+        height, width = image.shape[:2]
+        self.left, self.top = (max(0, int(v)) for v in np.floor(corners.min(0)) - MARGIN)
+        right, bottom = (int(v) for v in np.ceil(corners.max(0)) + MARGIN + 1)
+        right, bottom = min(right, width), min(bottom, height)
+        part = torch.from_numpy(np.ascontiguousarray(image[self.top : bottom, self.left : right]))
+        self.part = part.permute(2, 0, 1)[None].to(device, dtype)  # (1, 3, h, w)
+        ys, xs = np.mgrid[self.top : bottom, self.left : right]
+        places = transform_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(np.float32), matrix)
+        grid = (2 * (places + 0.5) / size - 1).reshape(1, *xs.shape, 2)
+        self.lookup = torch.from_numpy(grid.astype(np.float32)).to(device)  # picture pixel → place in the crop
+        # Flow cells → picture pixels, without the crop's shift.
+        back = np.linalg.inv(matrix[:, :2].astype(np.float64)) / self.detail
+        self.to_picture = torch.from_numpy(back).to(device, dtype)
+
+    @torch.inference_mode()
+    def render(self, codes: torch.Tensor, eye_openness: torch.Tensor | None = None) -> np.ndarray:
+        """Frames `(B, H, W, 3) uint8` for codes `(B, K, D)` and, if steered, openness of the eyes `(B,)`."""
+        batch = len(codes)
+        decoded = self.tokenizer.decode(codes, self.reference.expand(batch), eye_openness, self.detail)
+        lookup = self.lookup.expand(batch, -1, -1, -1)
+        fields = torch.cat([decoded.flow, decoded.mask], 1).float()
+        fields = F.grid_sample(fields, lookup, padding_mode="zeros", align_corners=False)
+        flow, mask = fields[:, :2], fields[:, 2:]
+        flow = torch.einsum("ij,bjhw->bihw", self.to_picture, flow)
+        moved = (flow.abs().amax(1, keepdim=True) > STILL_FLOW) | (mask > STILL_MASK)
+        part = self.part.expand(batch, -1, -1, -1)
+        drawn = warp(part, flow, mode="bicubic")
+        rows, columns = _extent(mask > STILL_MASK)
+        if rows is not None:
+            here = (slice(None), slice(None), rows, columns)
+            paint = F.grid_sample(
+                decoded.paint.float(),
+                lookup[:, rows, columns],
+                mode="bicubic",
+                padding_mode="border",
+                align_corners=False,
+            )
+            drawn[here] += mask[here] * ((paint + 1) * 127.5 - drawn[here])
+        drawn = torch.where(moved, drawn, part).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        frames = np.repeat(self.image[None], batch, axis=0)
+        height, width = drawn.shape[1:3]
+        frames[:, self.top : self.top + height, self.left : self.left + width] = drawn
+        return frames
+
+
+def _extent(mask: torch.Tensor) -> tuple[slice | None, slice | None]:
+    """Rows and columns that a mask `(B, 1, H, W)` touches in any picture; None, None where it is empty."""
+    rows = torch.nonzero(mask.any((0, 1, 3))).flatten()
+    columns = torch.nonzero(mask.any((0, 1, 2))).flatten()
+    if len(rows) == 0:
+        return None, None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

@@ -1,0 +1,221 @@
+"""AvatarSyncPipeline: `pipeline("talking-head")`.
+
+    talk = pipeline("talking-head")
+    talk("face.jpg", text="Hello, it is good to see you.").save("hello.mp4")
+
+Everything goes through `stream`; calling the pipeline collects what it yields.
+"""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError
+from avatarsync.modeling_avatarsync import AvatarSyncModel
+from avatarsync.outputs import TalkingHeadVideo
+from avatarsync.phonemes import Speech, listen, speak
+from avatarsync.processing_avatarsync import AvatarSyncProcessor
+from avatarsync.rendering import FaceRenderer
+from avatarsync.video import load_image
+
+from .streaming import FrameStream
+
+TASK = "talking-head"
+DEFAULT_LANGUAGE = "en-us"
+ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
+AudioSource = str | os.PathLike | np.ndarray
+
+
+def bundled_weights() -> Path:
+    """Folder of the weights that come with the package."""
+    import avatarsync
+
+    return Path(avatarsync.__file__).parent / "weights" / "base"
+
+
+class AvatarSyncPipeline(Pipeline):
+    """A portrait and a text or a voice → a video of that person speaking.
+
+    Args of a call (and of `stream`, which yields the frames one by one):
+        image: portrait: path, PIL image, bytes or `(H, W, 3) uint8`; the output has its size.
+        text: what to say, with `language` (an espeak-ng language, default "en-us") and `voice`.
+        audio: or a recording to follow: a path, or an array with `sampling_rate`; `transcript` makes it exact.
+            `recognizer` names a Hub model that reads phonemes or words from a recording without a transcript.
+        speech: or a `Speech` that `speak` or `listen` returned, edited or not.
+        fps: frames per second, 10 to 60, also "30000/1001"; 25 unless told.
+        seed: the same seed gives the same video.
+        temperature: 0 takes the likeliest keyframes; above, they are sampled.
+        blink: whether the eyes blink.
+        face_index: which of several faces, 0 is the largest.
+        face_box: (x, y, width, height) in pixels, where the detector fails.
+
+    Returns:
+        `TalkingHeadVideo`.
+
+    Raises:
+        AvatarSyncError: one of its kinds for every sort of bad input, before any frame is drawn.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, model: AvatarSyncModel, processor: AvatarSyncProcessor | None = None, **kwargs):
+        if not isinstance(model, AvatarSyncModel):
+            raise ModelLoadError(
+                f"talking-head needs an AvatarSyncModel, this is a {type(model).__name__}: give a folder or Hub id "
+                "that AvatarSyncPipeline.save_pretrained wrote"
+            )
+        super().__init__(model=model, processor=processor or AvatarSyncProcessor(), **kwargs)
+        self.processor.check_units(model.config.keyframe_generator_config.num_units)
+        self.model.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None = None,
+        device: str | torch.device = "cpu",
+        **kwargs,
+    ) -> "AvatarSyncPipeline":
+        """Load a folder or Hub id that `save_pretrained` wrote; None loads the bundled weights.
+
+        Raises:
+            ModelLoadError: no such folder or model, or one of another type.
+        """
+        source = bundled_weights() if pretrained_model_name_or_path is None else pretrained_model_name_or_path
+        source = str(source)
+        advice = (
+            "give a folder or Hub id that AvatarSyncPipeline.save_pretrained wrote, or none for the bundled weights"
+        )
+        config = _read_config(source, advice)
+        if config.get("model_type") != AvatarSyncModel.config_class.model_type:
+            raise ModelLoadError(f"{source} holds a model of type {config.get('model_type')!r}: {advice}")
+        try:
+            model = AvatarSyncModel.from_pretrained(source, use_safetensors=True, **kwargs)
+            processor = AvatarSyncProcessor.from_pretrained(source)
+        except AvatarSyncError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelLoadError(f"{source} cannot be loaded ({str(error).splitlines()[0]}): {advice}") from error
+        return cls(model=model, processor=processor, device=torch.device(device), task=TASK)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Write config, weights (safetensors) and processor to a folder; `push_to_hub=True` uploads it as well."""
+        # The base class would skip the processor and write `custom_pipelines`, which later asks for remote code.
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    def to(self, device: str | torch.device) -> "AvatarSyncPipeline":
+        """Move the model, e.g. `.to("cuda")`; returns the pipeline."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
+
+    def speak(self, text: str, language: str = DEFAULT_LANGUAGE, voice: str | None = None) -> Speech:
+        """Synthesised speech with its exact phonemes; edit the track and hand it back as `speech=`."""
+        return speak(text, language=language, voice=voice)
+
+    def listen(
+        self,
+        audio: AudioSource,
+        transcript: str | None = None,
+        language: str = DEFAULT_LANGUAGE,
+        sampling_rate: int | None = None,
+        recognizer: str | None = None,
+    ) -> Speech:
+        """A recording with its phonemes, aligned to `transcript` or recognised."""
+        return listen(audio, sampling_rate, transcript=transcript, language=language, recognizer=recognizer)
+
+    def stream(
+        self,
+        image: ImageSource,
+        *,
+        text: str | None = None,
+        audio: AudioSource | None = None,
+        transcript: str | None = None,
+        speech: Speech | None = None,
+        language: str | None = None,
+        voice: str | None = None,
+        sampling_rate: int | None = None,
+        recognizer: str | None = None,
+        fps: int | float | str | Fraction | None = None,
+        seed: int = 0,
+        temperature: float = 0.0,
+        blink: bool = True,
+        face_index: int | None = None,
+        face_box: tuple[float, float, float, float] | None = None,
+    ) -> FrameStream:
+        """Frames one by one in flat memory; the arguments are the class's."""
+        given = [name for name, value in (("text", text), ("audio", audio), ("speech", speech)) if value is not None]
+        if len(given) != 1:
+            wrong = f"got {' and '.join(given)}" if given else "got none of them"
+            raise InvalidArgumentError(f"give exactly one of text=, audio= or speech= ({wrong})")
+        if text is None and voice is not None:
+            raise InvalidArgumentError("voice= is the speaker of a text: give it with text=")
+        if audio is None and (transcript is not None or recognizer is not None or sampling_rate is not None):
+            raise InvalidArgumentError("transcript=, recognizer= and sampling_rate= belong to audio=")
+        if speech is not None and language is not None:
+            raise InvalidArgumentError("language= belongs to text= or audio=: a speech already has its phonemes")
+        if temperature < 0:
+            raise InvalidArgumentError(f"temperature is {temperature}: give 0 or more")
+        pixels = load_image(image)
+        alignment = self.model.face_aligner.align(pixels, face_index=face_index, face_box=face_box)
+        language = language or DEFAULT_LANGUAGE
+        if text is not None:
+            speech = self.speak(text, language, voice)
+        elif audio is not None:
+            speech = self.listen(audio, transcript, language, sampling_rate, recognizer)
+        schedule = self.processor(speech, fps)
+        renderer = FaceRenderer(self.model.visual_tokenizer, pixels, alignment, self.model.config.crop_strategy)
+        return FrameStream(self.model, renderer, speech, schedule, seed, temperature, blink)
+
+    def __call__(self, image: ImageSource, **kwargs: Any) -> TalkingHeadVideo:
+        return super().__call__(image, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        return kwargs, {}, {}
+
+    def preprocess(self, image: ImageSource, **kwargs: Any) -> dict[str, FrameStream]:
+        return {"stream": self.stream(image, **kwargs)}
+
+    def _forward(self, model_inputs: dict[str, FrameStream]) -> dict[str, Any]:
+        stream = model_inputs["stream"]
+        frames = np.empty((stream.num_frames, stream.height, stream.width, 3), np.uint8)
+        for index, frame in enumerate(stream):
+            frames[index] = frame
+        return {"frames": frames, "stream": stream}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> TalkingHeadVideo:
+        stream = model_outputs["stream"]
+        return TalkingHeadVideo(model_outputs["frames"], stream.audio, stream.sampling_rate, stream.fps, stream.track)
+
+
+def _read_config(source: str, advice: str) -> dict:
+    """The config.json of a folder or Hub model."""
+    from transformers import PreTrainedConfig
+
+    if os.path.isfile(source):
+        raise ModelLoadError(f"{source} is a file: {advice}")
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(source)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{source} is no model ({str(error).splitlines()[0]}): {advice}") from error
+    return config
+
+
+PIPELINE_REGISTRY.register_pipeline(
+    TASK,
+    pipeline_class=AvatarSyncPipeline,
+    pt_model=AvatarSyncModel,
+    default={"model": (str(bundled_weights()), "main")},
+    type="multimodal",
+)

@@ -1,6 +1,7 @@
 """A recording → the speech in it: reading it, and timing its phonemes with or without a transcript."""
 
 import os
+import struct
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
             if not container.streams.audio:
                 raise InvalidAudioError(f"{path} has no sound: give a recording, or a video with an audio track")
             stream = container.streams.audio[0]
-            announced = _announced_seconds(container, stream)
+            announced = _announced_seconds(path, container, stream)
             sampling_rate, layout = stream.rate, stream.layout.name
             resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
             try:
@@ -61,8 +62,13 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     return audio, sampling_rate
 
 
-def _announced_seconds(container, stream) -> float | None:
+def _announced_seconds(path: str, container, stream) -> float | None:
     """How long the file says that its sound lasts; None where it does not say."""
+    with open(path, "rb") as file:
+        riff, size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
+    if (riff, wave) == (b"RIFF", b"WAVE") and 0 < size < 0xFFFFFFFF and container.duration is not None:
+        # FFmpeg reports what is there of a WAV file, its header what should be. (Streams announce 0 or the maximum.)
+        return container.duration / 1e6 * (size + 8) / max(os.path.getsize(path), 1)
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and not container.streams.video:

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from ..errors import AlignmentError
-from . import mfcc, text
+from . import mfcc, stops, text
 from .espeak import DEFAULT_RATE
 from .types import SILENCE, Phoneme, PhonemeTrack, Speech
 
@@ -270,4 +270,4 @@ def _to_track(path: np.ndarray, entries: np.ndarray, reference: Speech, duration
         else:
             source = reference.track[int(entry)]
             track.append(Phoneme(source.symbol, start, end, source.word))
-    return track
+    return stops.shorten_stops(track)

@@ -6,7 +6,7 @@ import unicodedata
 
 import numpy as np
 
-from . import arpabet, text
+from . import arpabet, stops, text
 from .types import SILENCE, Phoneme, PhonemeTrack
 
 SAMPLING_RATE = 16000
@@ -15,9 +15,6 @@ PADDING = 0.3  # seconds of faint noise on both sides: pocketsphinx fails where 
 # pocketsphinx's edges lie this much before the true ones (training/measure_alignment.py): it names the start of a
 # window of 26 ms whose middle it has heard.
 BIAS = 0.01
-# No stop is longer after a pause, but noise before one is easily taken for its closure.
-LONGEST_STOP = 0.15
-_STOPS = frozenset("pbtdkɡ")
 # Wide beams find nearly all; open ones, slower, the rest.
 _BEAMS = ({"beam": 1e-64, "pbeam": 1e-64, "wbeam": 1e-40}, {"beam": 0.0, "pbeam": 0.0, "wbeam": 0.0})
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*", re.UNICODE)
@@ -132,12 +129,8 @@ def _to_track(spans: list[tuple], duration: float, language: str | None) -> Phon
         symbol = arpabet.TO_IPA[phone]
         if end <= start:
             continue
-        after_silence = len(track) and track[-1].symbol == SILENCE
-        if after_silence and symbol == SILENCE:
+        if track and symbol == SILENCE and track[-1].symbol == SILENCE:
             track[-1].end = end
             continue
-        if after_silence and symbol in _STOPS and end - start > LONGEST_STOP:
-            start = end - LONGEST_STOP
-            track[-1].end = start
         track.append(Phoneme(symbol, start, end, word))
-    return track
+    return stops.shorten_stops(track)

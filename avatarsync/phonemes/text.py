@@ -15,7 +15,7 @@ import unicodedata
 import numpy as np
 
 from ..errors import EmptyTextError, InvalidArgumentError, UnknownLanguageError
-from . import espeak
+from . import espeak, stops
 from .types import SILENCE, Phoneme, PhonemeTrack, Speech
 
 MIN_RATE, MAX_RATE = 80, 440  # at 450 espeak squeezes the waveform, and its marks no longer fit
@@ -24,7 +24,6 @@ SHORTEST_SILENCE = 0.06  # seconds; a shorter quiet stretch is a closure or an o
 CLOSURE = 0.04  # seconds of a pause that the closure of a following stop takes
 LONGEST_CLOSURE = 0.12
 SHORTEST_PHONEME = 0.03  # seconds that a closure leaves to the phoneme before it
-_STOPS = frozenset("pbtdkgɡqcɟʈɖɢɓɗʄɠʛ")
 
 # Which voices read a script, by the first word of its characters' Unicode names; all other languages hand such text to
 # the first. (Left to itself, espeak spells foreign letters out, and its Vietnamese crashes on Gurmukhi.)
@@ -232,7 +231,7 @@ def _join_quiet(spans: list[list]) -> list[list]:
 def _give_closure(spans: list[list], index: int, audio: np.ndarray, sampling_rate: int) -> None:
     """Start a stop where the waveform before its burst falls quiet."""
     symbol, start, _ = spans[index]
-    if symbol[0] not in _STOPS:
+    if not stops.is_stop(symbol):
         return
     before = spans[index - 1]
     if before[0] == SILENCE:

@@ -9,6 +9,11 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2Processor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
 )
 
 from avatarsync.errors import AlignmentError, ModelLoadError
@@ -92,3 +97,41 @@ def test_folders_that_are_no_recognizer(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelLoadError, match="CTC"):
         listen(speak("Hello.").audio, 22050, recognizer=tmp_path)
+
+
+def test_whisper_text_is_aligned(tmp_path):
+    tokenizer = WhisperTokenizer(vocab={"Ġhello": 0, "Ġmap": 1, "!": 2}, merges=[])
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    tokenizer.add_special_tokens({"extra_special_tokens": special})
+    WhisperProcessor(WhisperFeatureExtractor(feature_size=8, chunk_length=4), tokenizer).save_pretrained(tmp_path)
+    end, start, _ = tokenizer.convert_tokens_to_ids(special)
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=8,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_source_positions=200,
+        max_target_positions=6,
+        decoder_start_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+        bos_token_id=end,
+        suppress_tokens=[],
+        begin_suppress_tokens=[],
+    )
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():  # whatever it hears, it writes "hello", four times before its length ends
+        model.model.decoder.layer_norm.weight.zero_()
+        model.model.decoder.layer_norm.bias.copy_(model.proj_out.weight[0] * 100)
+    model.generation_config.max_length = 5
+    model.save_pretrained(tmp_path)
+    speech = speak("hello hello hello hello")
+    track = listen(speech.audio, speech.sampling_rate, recognizer=tmp_path).track.validate()
+    assert [p.symbol for p in track if p.symbol != "sil"] == ["h", "ʌ", "l", "oʊ"] * 4
+    assert {p.word for p in track if p.symbol != "sil"} == {"hello"}

@@ -249,28 +249,24 @@ class FaceAlignerModel(PreTrainedModel):
             landmark_labels: `(B, 468, 2)` in crop pixels.
             presence_labels: `(B,)`, 1 where the crop holds a face, 0 elsewhere.
         """
-        output = FaceAlignerOutput()
-        losses = []
+        results = {}
         if detector_pixels is not None:
-            output.detection_maps = self.detector(detector_pixels)
+            results["detection_maps"] = self.detector(detector_pixels)
             if face_boxes is not None:
-                output.detector_loss = detector_loss(output.detection_maps, face_boxes, face_keypoints)
-                losses.append(output.detector_loss)
+                results["detector_loss"] = detector_loss(results["detection_maps"], face_boxes, face_keypoints)
         if landmark_pixels is not None:
-            output.landmarks, output.presence_logits = self.landmarker(landmark_pixels)
+            landmarks, logits = self.landmarker(landmark_pixels)
+            results["landmarks"], results["presence_logits"] = landmarks, logits
             if landmark_labels is not None:
                 present = presence_labels
                 if present is None:
                     present = landmark_labels.new_ones(len(landmark_labels))
                 size = self.config.landmark_size
-                output.landmark_loss = landmark_loss(output.landmarks, landmark_labels, present, size)
-                losses.append(output.landmark_loss)
+                results["landmark_loss"] = landmark_loss(landmarks, landmark_labels, present, size)
             if presence_labels is not None:
-                output.presence_loss = F.binary_cross_entropy_with_logits(output.presence_logits, presence_labels)
-                losses.append(output.presence_loss)
-        if losses:
-            output.loss = torch.stack(losses).sum()
-        return output
+                results["presence_loss"] = F.binary_cross_entropy_with_logits(logits, presence_labels)
+        losses = [value for name, value in results.items() if name.endswith("_loss")]
+        return FaceAlignerOutput(loss=torch.stack(losses).sum() if losses else None, **results)
 
     def to_pixels(self, crops: np.ndarray) -> torch.Tensor:
         """`(B, S, S, 3) uint8` → `(B, 3, S, S)` in -1…1 on the model's device, channels last."""

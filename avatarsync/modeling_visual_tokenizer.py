@@ -183,7 +183,7 @@ class VisualTokenizerModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         # PyTorch's own initialisation suits convolutions with group norm; loading from scratch only needs it again.
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm)) or isinstance(module, VectorQuantizer):
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm, VectorQuantizer)):
             module.reset_parameters()
         elif isinstance(module, ExpressionTransfer):
             fresh = ExpressionTransfer()
@@ -268,35 +268,29 @@ class VisualTokenizerModel(PreTrainedModel):
     def forward(
         self,
         pixel_values: torch.Tensor,
-        reference_pixel_values: torch.Tensor,
-        reference_landmarks: torch.Tensor,
+        reference_pixel_values: torch.Tensor | None = None,
+        reference_landmarks: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         label_landmarks: torch.Tensor | None = None,
         label_expression: torch.Tensor | None = None,
-        reference_expression: torch.Tensor | None = None,
-        reference_expression_known: torch.Tensor | None = None,
         quantize: torch.Tensor | None = None,
-        paint: bool = True,
     ) -> VisualTokenizerOutput:
         """Tokenize `pixel_values`, apply the codes to the reference, and measure the losses that have labels.
 
         Args:
             pixel_values: `(B, 3, S, S)` in [-1, 1], the face whose expression is encoded (of anybody).
-            reference_pixel_values, reference_landmarks: `(B, 3, S, S)` and `(B, 468, 2)`.
+            reference_pixel_values, reference_landmarks: `(B, 3, S, S)` and `(B, 468, 2)`; without them no pixels are
+                decoded and only expression and quantizer learn.
             labels: `(B, 3, S, S)`, the reference's person with that expression.
             label_landmarks: `(B, 468, 2)` of `labels`; given them, the painter paints at the true landmarks.
-            label_expression, reference_expression: `(B, 468, 2)`, the expressions of `pixel_values` and of the
-                reference on the neutral face.
-            reference_expression_known: `(B,)` bool, where `reference_expression` counts; None: everywhere.
+            label_expression: `(B, 468, 2)`, the expression of `pixel_values` on the neutral face.
             quantize: `(B,)` bool, which items decode from discrete codes; None: all.
-            paint: whether to decode pixels; without, only expression and quantizer learn.
         """
         continuous = self.encode(pixel_values)
         quantized = self.quantize(continuous)
         codes = quantized.codes
         if quantize is not None:
             codes = torch.where(quantize[:, None, None], codes, continuous)
-        reference = self.prepare_reference(reference_pixel_values, reference_landmarks)
         expression = self.expression(codes)
         loss = quantized.loss
         expression_loss = pixel_loss = None
@@ -305,16 +299,12 @@ class VisualTokenizerModel(PreTrainedModel):
             expression_loss = ((expression - label_expression).abs() * weights).mean() * 100
             gap_error = (lip_openings(expression) - lip_openings(label_expression)).abs().mean() * 100
             expression_loss = expression_loss + gap_error
-            if reference_expression is not None:
-                own = ((reference.expression - reference_expression).abs() * weights).mean((1, 2)) * 100
-                if reference_expression_known is not None:
-                    own = own * reference_expression_known
-                expression_loss = expression_loss + 0.5 * own.mean()
             loss = loss + expression_loss
-        if not paint:
+        if reference_pixel_values is None:
             return VisualTokenizerOutput(
                 loss, expression_loss, None, quantized.loss, None, quantized.codes, quantized.ids
             )
+        reference = self.prepare_reference(reference_pixel_values, reference_landmarks)
         if label_landmarks is None:
             landmarks = self.transfer(reference.landmarks, expression, reference.expression)
         else:

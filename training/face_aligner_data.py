@@ -193,7 +193,7 @@ class FaceSampler:
         for index in np.flatnonzero(random.random(batch) < 0.14):
             pixels[index] = self.scrambled(pixels[index]) if random.random() < 0.25 else self.background(size)
             present[index] = 0
-        self.occlude(pixels, 0.25)
+        self.occlude(pixels, 0.25, largest=0.38)
         return {
             "landmark_pixels": self.photograph(pixels),
             "landmark_labels": torch.from_numpy(labels.astype(np.float32)),
@@ -219,7 +219,7 @@ class FaceSampler:
             pixels[index] = canvas
             for order, (box, points) in enumerate(placed):
                 boxes[index, order], keypoints[index, order] = torch.from_numpy(box), torch.from_numpy(points)
-        self.occlude(pixels, 0.15)
+        self.occlude(pixels, 0.15, largest=0.15)
         return {"detector_pixels": self.photograph(pixels), "face_boxes": boxes, "face_keypoints": keypoints}
 
     def place_picture(self, canvas: torch.Tensor | None, size: int, beside: list[np.ndarray] | None = None):
@@ -311,11 +311,11 @@ class FaceSampler:
         blocks = blocks[torch.from_numpy(self.random.permutation(16))]
         return blocks.view(4, 4, 3, side, side).permute(2, 0, 3, 1, 4).reshape(3, 4 * side, 4 * side)
 
-    def occlude(self, pixels: torch.Tensor, share: float) -> None:
-        """Lay a patch of background over a `share` of `pixels` `(B, 3, S, S)`, in place."""
+    def occlude(self, pixels: torch.Tensor, share: float, largest: float) -> None:
+        """Lay patches of background, sides up to `largest`·S, on a `share` of `pixels` `(B, 3, S, S)`, in place."""
         size = pixels.shape[-1]
         for index in np.flatnonzero(self.random.random(len(pixels)) < share):
-            height, width = (self.random.uniform(0.08, 0.38, 2) * size).astype(int)
+            height, width = (self.random.uniform(0.06, largest, 2) * size).astype(int)
             top, left = self.random.integers(0, size - height), self.random.integers(0, size - width)
             pixels[index, :, top : top + height, left : left + width] = self.background(max(height, width))[
                 :, :height, :width

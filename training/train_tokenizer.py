@@ -30,8 +30,7 @@ def evaluate(model: VisualTokenizerModel, clips: Faces, portraits: Faces, count:
     out = {}
     for name, share in (("speaker", 0.0), ("portraits", 1.0)):
         batch = TokenizerBatches(clips, portraits, count, seed=1, portrait_share=share).batch()
-        batch.pop("quantize")
-        result = model(**batch)
+        result = model(**{key: batch[key] for key in PAINT_INPUTS if key != "quantize"})
         window, side = model.mouth_window(batch["reference_landmarks"]), model.config.painter_size
         real = cut(batch["labels"], window, side)
 
@@ -55,8 +54,8 @@ def sheet(model: VisualTokenizerModel, clips: Faces, portraits: Faces, path: Pat
     """Rows of encoded | reference | wanted | decoded, held-out faces."""
     model.eval()
     batch = TokenizerBatches(clips, portraits, 12, seed=3, portrait_share=0.75).batch()
-    inputs = {key: value for key, value in batch.items() if key not in ("label_landmarks", "quantize")}
-    decoded = model(**inputs).decoded.pixels
+    inputs = ("pixel_values", "reference_pixel_values", "reference_landmarks")
+    decoded = model(**{key: batch[key] for key in inputs}).decoded.pixels
     columns = [batch["pixel_values"], batch["reference_pixel_values"], batch["labels"], decoded]
     rows = torch.cat([torch.cat(list(column), 1) for column in columns], 2)  # (3, 12·S, 4·S)
     half = rows.shape[1] // 2
@@ -64,6 +63,25 @@ def sheet(model: VisualTokenizerModel, clips: Faces, portraits: Faces, path: Pat
     pixels = ((rows + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(path)
     model.train()
+
+
+def references_as_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the encoder learns from: a quarter of the pictures are references, whose expression it must know too."""
+    swap = (torch.rand(len(batch["pixel_values"])) < 0.25) & batch["reference_expression_known"]
+    pixels = torch.where(swap[:, None, None, None], batch["reference_pixel_values"], batch["pixel_values"])
+    expression = torch.where(swap[:, None, None], batch["reference_expression"], batch["label_expression"])
+    return {"pixel_values": pixels, "label_expression": expression, "quantize": batch["quantize"]}
+
+
+PAINT_INPUTS = (
+    "pixel_values",
+    "reference_pixel_values",
+    "reference_landmarks",
+    "labels",
+    "label_landmarks",
+    "label_expression",
+    "quantize",
+)
 
 
 def main() -> None:
@@ -106,12 +124,16 @@ def main() -> None:
         rate = args.learning_rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
         optimizer.param_groups[0]["lr"] = rate
         batch = next(batches)
+        if not paint:
+            batch = references_as_inputs(batch)
+        else:
+            batch = {key: batch[key] for key in PAINT_INPUTS}
         # Quantisation, and its entropy and commitment terms, before the codes carry motion would collapse them.
         continuous = not paint and progress < args.continuous_share
         if continuous:
             batch["quantize"] = torch.zeros(args.batch_size, dtype=torch.bool)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            result = model(**batch, paint=paint)
+            result = model(**batch)
         # With frozen codes only the painter's loss has a gradient.
         loss = result.pixel_loss if paint else result.expression_loss if continuous else result.loss
         optimizer.zero_grad()

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
+from avatarsync.modeling_face_aligner import FaceAlignment
+from avatarsync.rendering import FaceRenderer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    config = VisualTokenizerConfig(
+        crop_size=64, encoder_width=8, motion_width=32, motion_rank=8, painter_size=32, painter_width=8
+    )
+    return VisualTokenizerModel(config).eval()
+
+
+def portrait(height, width, face=0.5, turn=0.0):
+    """A noisy picture and a face of the neutral shape in its middle, `face` of the height tall, turned by radians."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    points = (face_mesh.neutral_landmarks().numpy() - 0.5) * height * face * 1.2
+    cos, sin = np.cos(turn), np.sin(turn)
+    points = points @ np.array([[cos, sin], [-sin, cos]]) + (width / 2, height / 2)
+    points = points.astype(np.float32)
+    low, high = points.min(0), points.max(0)
+    return image, FaceAlignment((*low, *(high - low)), points, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "face", "turn"),
+    [(128, 128, 0.9, 0.0), (333, 257, 0.5, 0.35), (600, 401, 0.7, -0.2), (1500, 1001, 0.6, 0.0)],
+)
+def test_what_does_not_move_is_the_input_bit_for_bit(tokenizer, height, width, face, turn):
+    image, alignment = portrait(height, width, face, turn)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+    frames = renderer.render(torch.tanh(3 * torch.randn(2, 16, 10)))
+    assert frames.shape == (2, height, width, 3) and frames.dtype == np.uint8
+    changed = (frames != image).any(-1)
+    assert changed.any((1, 2)).all()
+    # Nothing beyond the mesh with its fade rings, with two pixels for interpolation.
+    vertices = face_mesh.add_fade_rings(torch.from_numpy(alignment.landmarks)).numpy()
+    low, high = np.floor(vertices.min(0)).astype(int) - 3, np.ceil(vertices.max(0)).astype(int) + 4
+    outside = np.ones((height, width), bool)
+    outside[max(0, low[1]) : high[1], max(0, low[0]) : high[0]] = False
+    assert not changed[:, outside].any()
+
+
+def test_a_face_that_rests_is_the_picture_itself(tokenizer, monkeypatch):
+    image, alignment = portrait(300, 280)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+    # Expression and reference's expression alike, shut lips: nothing is left to move or to paint.
+    monkeypatch.setattr(tokenizer.transfer, "forward", lambda reference, *others: reference)
+    frames = renderer.render(torch.zeros(1, 16, 10))
+    assert (frames[0] != image).any(-1).mean() < 0.002
+
+
+def test_frames_do_not_depend_on_their_company(tokenizer):
+    image, alignment = portrait(200, 200)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+    codes, eyes = torch.tanh(torch.randn(5, 16, 10)), torch.linspace(0, 1, 5)
+    together = renderer.render(codes, eyes)
+    alone = np.concatenate([renderer.render(codes[i : i + 1], eyes[i : i + 1]) for i in range(5)])
+    assert np.abs(together.astype(int) - alone).max() <= 1
+
+
+def test_both_crops_draw(tokenizer):
+    image, alignment = portrait(240, 240)
+    for strategy in ("pose_driven", "face_centric"):
+        frames = FaceRenderer(tokenizer, image, alignment, strategy).render(torch.tanh(torch.randn(1, 16, 10)))
+        assert (frames[0] != image).any()
+
+
+def test_a_face_cut_by_the_edge_is_drawn(tokenizer):
+    image, alignment = portrait(200, 200, face=1.4)
+    frames = FaceRenderer(tokenizer, image, alignment, "pose_driven").render(torch.tanh(torch.randn(1, 16, 10)))
+    assert frames.shape == (1, 200, 200, 3)

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
+
+TINY = {"crop_size": 64, "encoder_width": 8, "motion_width": 32, "motion_rank": 8, "painter_size": 32, "painter_width": 8}
+
+
+@pytest.fixture(params=["lfq", "vq"])
+def model(request):
+    torch.manual_seed(0)
+    return VisualTokenizerModel(VisualTokenizerConfig(quantizer=request.param, code_bits=6, **TINY)).eval()
+
+
+@pytest.fixture
+def faces():
+    torch.manual_seed(1)
+    landmarks = face_mesh.neutral_landmarks() + 0.003 * torch.randn(3, 468, 2)
+    return torch.rand(3, 3, 64, 64) * 2 - 1, landmarks
+
+
+def test_a_crop_becomes_codes_of_the_vocabulary(model, faces):
+    continuous = model.encode(faces[0])
+    assert continuous.shape == (3, 16, 6) and continuous.abs().max() <= 1
+    quantized = model.quantize(continuous)
+    assert quantized.ids.shape == (3, 16)
+    assert 0 <= quantized.ids.min() and quantized.ids.max() < model.config.codebook_size
+    assert torch.equal(model.quantizer.ids_to_codes(quantized.ids), quantized.codes.detach())
+
+
+def test_without_motion_and_paint_the_decoder_returns_the_reference(model, faces):
+    with torch.no_grad():
+        model.painter.head.weight[:3] = 0
+        model.painter.head.bias[:3] = 0
+        reference = model.prepare_reference(*faces)
+        out = model.paint(reference.codes, reference, reference.landmarks)
+    assert not out.flow.any()
+    assert torch.allclose(out.pixels, faces[0], atol=1e-5)
+
+
+def test_paint_stays_inside_its_mask(model, faces):
+    with torch.no_grad():
+        reference = model.prepare_reference(*faces)
+        moved = reference.landmarks.clone()
+        moved[:, [ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS], 1] += 0.06
+        out = model.paint(reference.codes, reference, moved)
+    still = (out.flow.abs().sum(1, keepdim=True) == 0) & (out.mask == 0)
+    assert out.mask.max() > 0.5
+    assert 0.3 < still.float().mean() < 1
+    assert torch.allclose(torch.where(still, out.pixels - faces[0], 0.0), torch.zeros(1), atol=1e-5)
+
+
+def test_more_detail_says_the_same_finer(model, faces):
+    with torch.no_grad():
+        reference = model.prepare_reference(*faces)
+        codes = torch.tanh(torch.randn(3, 16, 6))
+        coarse, fine = model.decode(codes, reference), model.decode(codes, reference, detail=2)
+    assert fine.flow.shape[-1] == 2 * coarse.flow.shape[-1]
+    assert fine.pixels.shape == coarse.pixels.shape
+    assert torch.equal(fine.landmarks, coarse.landmarks)
+
+
+def test_losses_reach_every_part_and_go_down(model, faces):
+    model.train()
+    pixels, landmarks = faces
+    target = landmarks.clone()
+    target[:, [14, 17, 87, 317, 84, 314], 1] += 0.05
+    batch = {
+        "pixel_values": pixels,
+        "reference_pixel_values": pixels.flip(0),
+        "reference_landmarks": landmarks,
+        "labels": pixels * 0.5,
+        "label_landmarks": target,
+        "label_expression": target,
+    }
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    losses = []
+    for _ in range(15):
+        out = model(**batch)
+        losses.append((out.expression_loss.item(), out.pixel_loss.item()))
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+    assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("quantizer"))
+    assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1]
+
+
+def test_saving_and_loading_keeps_every_weight(model, faces, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = VisualTokenizerModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        for one in (model, loaded):
+            reference = one.prepare_reference(*faces)
+            out = one.decode(reference.codes, reference).pixels
+            expected = out if one is model else expected  # noqa: F821
+    assert torch.equal(out, expected)

@@ -1,0 +1,152 @@
+import pytest
+import torch
+
+from avatarsync import face_mesh
+from avatarsync.expression_transfer import ExpressionTransfer
+from avatarsync.warping import mesh_flow, rasterize_triangles, soften, warp
+
+SIZE = 96
+
+
+@pytest.fixture
+def face():
+    return face_mesh.neutral_landmarks()[None]
+
+
+@pytest.fixture(scope="module")
+def transfer():
+    return ExpressionTransfer()
+
+
+def opened(face, gap=0.05):
+    """The neutral face with its lower lip and chin lowered by `gap`."""
+    face = face.clone()
+    lower = [ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS]
+    face[:, lower, 1] += gap
+    face[:, [152, 148, 377], 1] += gap
+    return face
+
+
+def inner_gap(landmarks):
+    return landmarks[:, 14, 1] - landmarks[:, 13, 1]
+
+
+def test_the_mesh_is_whole():
+    triangles, kinds = face_mesh.triangles(), face_mesh.triangle_kinds()
+    vertices = face_mesh.add_fade_rings(face_mesh.neutral_landmarks())
+    assert sorted(triangles.unique().tolist()) == list(range(len(vertices)))
+    # An n-gon takes n - 2 triangles: one mouth of 20 points, two eyes of 16.
+    assert (kinds == face_mesh.MOUTH_INTERIOR).sum() == 18
+    assert (kinds == face_mesh.EYE_INTERIOR).sum() == 28
+
+
+def test_rasterisation_agrees_with_testing_every_pixel():
+    torch.manual_seed(0)
+    corners = torch.rand(40, 3, 2) * 30 + 1
+    owner = torch.arange(40) % 3
+    covering = rasterize_triangles(corners, owner, 3, 32, 32)
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    expected = torch.full((3, 32, 32), -1)
+    for index, (a, b, c) in enumerate(corners):
+        if (b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0] <= 0:
+            continue
+        inside = torch.ones(32, 32, dtype=torch.bool)
+        for start, end in ((a, b), (b, c), (c, a)):
+            inside &= (end - start)[0] * (y - start[1]) - (end - start)[1] * (x - start[0]) >= 0
+        expected[owner[index]][inside] = index
+    # Pixels exactly on an edge may fall to either side.
+    assert (covering != expected).float().mean() < 0.002
+    assert (covering >= 0).any()
+
+
+def test_no_motion_means_no_flow(face):
+    flow, _ = mesh_flow(face * SIZE, face * SIZE, SIZE)
+    assert not flow.any()
+
+
+def test_a_moved_face_is_found_where_it_came_from(face):
+    flow, _ = mesh_flow(face * SIZE, face * SIZE + torch.tensor([2.0, -1.0]), SIZE)
+    nose = (face[0, 1] * SIZE).round().long()
+    assert torch.allclose(flow[0, :, nose[1], nose[0]], torch.tensor([-2.0, 1.0]), atol=1e-3)
+    # The corners of the crop lie beyond the rings in which motion fades.
+    assert not flow[0, :, 0, 0].any() and not flow[0, :, -1, -1].any()
+
+
+def test_an_opening_mouth_has_an_interior_and_a_closed_one_none(face):
+    _, closed = mesh_flow(face * SIZE, face * SIZE, SIZE)
+    _, mouth = mesh_flow(face * SIZE, opened(face) * SIZE, SIZE)
+    assert mouth.sum() > 20 > closed.sum()
+
+
+def test_flow_is_differentiable_in_the_landmarks(face):
+    target = (opened(face) * SIZE).requires_grad_()
+    flow, _ = mesh_flow(face * SIZE, target, SIZE)
+    flow.square().sum().backward()
+    assert target.grad[0, 17].abs().sum() > 0 and torch.isfinite(target.grad).all()
+
+
+def test_warping_by_nothing_changes_nothing():
+    image = torch.rand(2, 3, 31, 45)
+    assert torch.allclose(warp(image, torch.zeros(2, 2, 31, 45)), image, atol=1e-5)
+
+
+def test_warping_by_whole_pixels_shifts():
+    image = torch.rand(1, 1, 20, 20)
+    flow = torch.zeros(1, 2, 20, 20)
+    flow[:, 0] = 3
+    assert torch.allclose(warp(image, flow)[..., :17], image[..., 3:], atol=1e-5)
+
+
+def test_softening_keeps_the_mean_of_what_lies_inside():
+    mask = torch.zeros(1, 1, 40, 40)
+    mask[..., 15:25, 15:25] = 1
+    soft = soften(mask, 1.5)
+    assert soft.sum().item() == pytest.approx(100, rel=1e-3)
+    assert 0 < soft[0, 0, 14, 20] < 1
+
+
+def test_ones_own_expression_is_the_reference_itself(face, transfer):
+    reference = opened(face)
+    assert torch.allclose(transfer(reference, reference, reference), reference, atol=2e-3)
+
+
+def test_an_expression_fits_a_face_of_other_proportions(face, transfer):
+    reference = (face - 0.5) * 1.1 + 0.5
+    target = transfer(reference, opened(face), face)
+    assert inner_gap(target).item() == pytest.approx(inner_gap(opened(face)).item(), abs=0.005)
+    # Lips keep the thickness that is their own.
+    thickness = [(x[:, 17, 1] - x[:, 14, 1]).item() for x in (reference, target)]
+    assert thickness[1] == pytest.approx(thickness[0], rel=0.05)
+
+
+def test_the_neutral_expression_closes_an_open_mouth(face, transfer):
+    reference = opened(face)
+    target = transfer(reference, face, reference)
+    assert inner_gap(target).item() == pytest.approx(inner_gap(face).item(), abs=1e-3)
+
+
+def test_lips_never_cross(face, transfer):
+    torch.manual_seed(0)
+    expressions = face + 0.02 * torch.randn(16, 468, 2)
+    target = transfer(face.expand(16, -1, -1), expressions, face.expand(16, -1, -1))
+    inner = list(face_mesh.INNER_LIPS)
+    upper = target[:, [inner[i] for i in face_mesh.UPPER_LIP_POSITIONS], 1]
+    lower = target[:, [inner[i] for i in face_mesh.LOWER_LIP_POSITIONS], 1]
+    assert (lower >= upper - 1e-6).all()
+
+
+def test_steered_eyes_close_and_open_to_their_own_size(face, transfer):
+    upper, lower = list(face_mesh.RIGHT_UPPER_LID), list(face_mesh.RIGHT_LOWER_LID)
+
+    def opening(landmarks):
+        return (landmarks[:, lower, 1] - landmarks[:, upper, 1]).mean().item()
+
+    faces = face.expand(2, -1, -1)
+    target = transfer(faces, opened(faces), faces, torch.tensor([1.0, 0.0]))
+    assert opening(target[:1]) == pytest.approx(opening(face), abs=1e-5)
+    assert opening(target[1:]) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_forehead_stays(face, transfer):
+    target = transfer(face, opened(face) + 0.01, face)
+    assert torch.equal(target[:, 10], face[:, 10])

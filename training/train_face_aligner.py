@@ -1,13 +1,12 @@
 """Train `FaceAlignerModel`: distil MediaPipe's landmarks into a small detector and a small landmark regressor.
 
-    python training/train_face_aligner.py --labels LABELS --portraits DIR [DIR ...] --videos DIR [DIR ...] --out OUT \
+    python training/train_face_aligner.py --labels LABELS --portraits DIR [DIR ...] --videos DIR [DIR ...] --out OUT \\
         --head detector --max_minutes 12
     python training/train_face_aligner.py … --head landmarker --max_minutes 30
 
-LABELS is what `prepare_data.py` wrote from the same folders. OUT is a checkpoint for
-`FaceAlignerModel` (the moving average of the weights), rewritten every two minutes; training starts from it when it exists.
-OUT/HEAD.pt holds the run's state: with `--resume` an interrupted run goes on where it stopped. `--max_minutes 0` only
-measures.
+LABELS is what `prepare_data.py` wrote from the same folders. OUT is a checkpoint for `FaceAlignerModel` (the moving
+average of the weights), rewritten every two minutes; training starts from it when it exists. OUT/HEAD.pt holds the
+run's state: with `--resume` an interrupted run goes on where it stopped. `--max_minutes 0` only measures.
 
 Prints held-out figures (every 25th portrait, the last 40 clips; faces of at least 64 pixels): how often the face is
 found, the mean landmark error in % of the eye distance over all points, lips and eyelids, and the time taken.

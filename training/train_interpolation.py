@@ -44,12 +44,13 @@ def evaluate(model, tokenizer, clips: list[Clip], keyframes: list[torch.Tensor])
     for clip, codes in zip(clips, keyframes, strict=True):
         left, right, t, interval = locate(np.arange(len(clip.codes)) / clip.fps, clip.keyframes)
         relative = torch.from_numpy(t).float()[:, None]
+        share = relative[..., None]
         frames = model(
             codes[left], codes[right], clip.unit_ids[left], clip.unit_ids[right],
             torch.from_numpy(interval).float(), relative,
         ).codes[:, 0]  # fmt: skip
         learned.append(tokenizer.expression(frames))
-        linear.append(tokenizer.expression(codes[left] * (1 - relative[..., None]) + codes[right] * relative[..., None]))
+        linear.append(tokenizer.expression(codes[left] * (1 - share) + codes[right] * share))
     model.train()
     out = {f"learned_{key}": value for key, value in correlations(learned, clips).items()}
     return out | {f"linear_{key}": value for key, value in correlations(linear, clips).items()}

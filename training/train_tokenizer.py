@@ -124,10 +124,7 @@ def main() -> None:
         rate = args.learning_rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
         optimizer.param_groups[0]["lr"] = rate
         batch = next(batches)
-        if not paint:
-            batch = references_as_inputs(batch)
-        else:
-            batch = {key: batch[key] for key in PAINT_INPUTS}
+        batch = {key: batch[key] for key in PAINT_INPUTS} if paint else references_as_inputs(batch)
         # Quantisation, and its entropy and commitment terms, before the codes carry motion would collapse them.
         continuous = not paint and progress < args.continuous_share
         if continuous:

@@ -1,0 +1,273 @@
+"""The whole system with the bundled weights: what a user does and what can go wrong."""
+
+import socket
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut, coffee
+from transformers import BertConfig, BertModel, pipeline
+
+import avatarsync
+from avatarsync import AvatarSyncPipeline, Phoneme, PhonemeTrack, Speech
+from avatarsync.errors import (
+    AvatarSyncError,
+    EmptyTextError,
+    FaceNotFoundError,
+    FaceTooSmallError,
+    InvalidArgumentError,
+    InvalidAudioError,
+    InvalidFrameRateError,
+    InvalidImageError,
+    InvalidTrackError,
+    ModelLoadError,
+    MultipleFacesError,
+    SilentAudioError,
+    UnknownLanguageError,
+)
+from avatarsync.image_processing_face import pose_driven_matrix, warp_image
+
+
+@pytest.fixture(scope="module")
+def talk():
+    return AvatarSyncPipeline.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """Head and shoulders, 240 × 240."""
+    return np.ascontiguousarray(astronaut()[:240, 110:350])
+
+
+def inner_gaps(talk, video, portrait):
+    """Height of the inner-lip gap of each frame, as a share of the eye distance, measured with the face aligner."""
+    gaps = []
+    for frame in video.frames:
+        landmarks = talk.model.face_aligner.align(frame).landmarks
+        eyes = np.linalg.norm(landmarks[[33, 133]].mean(0) - landmarks[[263, 362]].mean(0))
+        gaps.append((landmarks[14, 1] - landmarks[13, 1]) / eyes)
+    return np.array(gaps)
+
+
+def test_the_task_is_registered_and_needs_no_network(monkeypatch, portrait):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    talk = pipeline("talking-head")
+    video = talk(portrait, text="Hello, it is good to see you.")
+    assert isinstance(talk, AvatarSyncPipeline)
+    assert video.frames.shape[1:] == (240, 240, 3) and video.frames.dtype == np.uint8
+    assert video.fps == Fraction(25)
+    assert abs(len(video.frames) - round(len(video.audio) / video.sampling_rate * 25)) <= 1
+    assert video.track.language == "en-us"
+
+
+def test_the_mouth_opens_on_vowels_and_shuts_on_closures_and_in_silence(talk, portrait):
+    video = talk(portrait, text="Papa map. Bob, mama, mop.", blink=False)
+    gaps = inner_gaps(talk, video, portrait)
+    times = np.arange(len(gaps)) / 25
+
+    def at(symbols):
+        centres = [(p.start + p.end) / 2 for p in video.track if p.symbol in symbols]
+        return np.interp(centres, times, gaps)
+
+    vowels = at({"ɑː", "ɑ", "æ", "a", "ɑ:"})
+    closures, silence = at({"m", "p", "b"}), at({"sil"})
+    assert len(vowels) >= 4 and len(closures) >= 6
+    assert np.median(closures) < 0.4 * np.median(vowels)
+    assert silence[-1] < 0.4 * np.median(vowels)
+
+
+def test_frames_outside_the_face_are_the_portrait(talk, portrait):
+    video = talk(portrait, text="Oh my.")
+    box = talk.model.face_aligner.align(portrait).box
+    margin = 0.35 * max(box[2:])
+    outside = np.ones(portrait.shape[:2], bool)
+    top, bottom = max(0, int(box[1] - margin)), int(box[1] + box[3] + margin)
+    left, right = max(0, int(box[0] - margin)), int(box[0] + box[2] + margin)
+    outside[top:bottom, left:right] = False
+    assert outside.mean() > 0.2
+    assert (video.frames[:, outside] == portrait[outside]).all()
+
+
+def test_streaming_and_calling_agree_and_the_seed_decides(talk, portrait):
+    speech = talk.speak("A moment, please, and then another one.")
+    called = talk(portrait, speech=speech, seed=3, temperature=1.0)
+    stream = talk.stream(portrait, speech=speech, seed=3, temperature=1.0)
+    assert (stream.num_frames, stream.height, stream.width) == called.frames.shape[:3]
+    assert all(np.array_equal(one, other) for one, other in zip(stream, called.frames, strict=True))
+    other = talk(portrait, speech=speech, seed=4, temperature=1.0)
+    assert not np.array_equal(other.frames, called.frames)
+
+
+def test_an_edited_track_is_followed(talk, portrait):
+    speech = talk.speak("Hello there.")
+    before = talk(portrait, speech=speech)
+    speech.track[3].end += 0.05
+    after = talk(portrait, speech=speech)
+    assert before.frames.shape == after.frames.shape
+    assert not np.array_equal(before.frames, after.frames)
+    assert after.track[3].end == speech.track[3].end
+
+
+def test_a_recording_with_and_without_its_words(talk, portrait, tmp_path):
+    talk.speak("Good morning, my friend.").save(tmp_path / "speech.wav")
+    with_words = talk.listen(tmp_path / "speech.wav", transcript="Good morning, my friend.")
+    without = talk.listen(tmp_path / "speech.wav")
+    assert {"m", "f"} <= {p.symbol for p in with_words.track}
+    assert len(without.track) > 5
+    video = talk(portrait, audio=tmp_path / "speech.wav", transcript="Good morning, my friend.")
+    assert video.track == with_words.track
+    assert video.sampling_rate == with_words.sampling_rate
+
+
+def test_mandarin(talk, portrait):
+    video = talk(portrait, text="你好，很高兴见到你。", language="cmn")
+    assert len(video.frames) > 25 and video.track.language == "cmn"
+
+
+@pytest.mark.parametrize("fps", [10, 60, "30000/1001", 23.976])
+def test_any_frame_rate(talk, portrait, fps):
+    video = talk(portrait, text="Yes.", fps=fps)
+    seconds = len(video.audio) / video.sampling_rate
+    assert abs(len(video.frames) - round(seconds * float(video.fps))) <= 1
+
+
+@pytest.mark.parametrize("kind", ["grey", "alpha", "odd", "rotated", "large", "pil"])
+def test_any_portrait(talk, portrait, tmp_path, kind):
+    image, size = Image.fromarray(portrait), (240, 240)
+    if kind == "grey":
+        image = image.convert("L")
+    elif kind == "alpha":
+        image = image.convert("RGBA")
+    elif kind == "odd":
+        image, size = image.resize((301, 303)), (303, 301)
+    elif kind == "large":
+        image, size = image.resize((2400, 2400), Image.Resampling.BICUBIC), (2400, 2400)
+    source = tmp_path / "face.png"
+    if kind == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        source = tmp_path / "face.jpg"
+        image.rotate(90, expand=True).save(source, exif=exif, quality=95)
+    elif kind == "pil":
+        source = image
+    else:
+        image.save(source)
+    speech = Speech(PhonemeTrack([Phoneme("ɑ", 0.0, 0.12)]), np.zeros(1920, np.float32), 16000, "en-us")
+    video = talk(source, speech=speech)
+    assert video.frames.shape == (3, *size, 3)
+    video.save(tmp_path / "out.mp4")
+
+
+def test_saving_loading_and_moving(talk, portrait, tmp_path):
+    talk.save_pretrained(tmp_path / "model")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors", "processor_config.json"}
+    loaded = pipeline("talking-head", model=str(tmp_path / "model"))
+    assert loaded.to("cpu") is loaded and loaded.device == torch.device("cpu")
+    again = AvatarSyncPipeline.from_pretrained(tmp_path / "model")
+    expected = talk(portrait, text="Yes.").frames.astype(int)
+    for other in (loaded, again):
+        assert np.abs(other(portrait, text="Yes.").frames - expected).max() <= 1
+
+
+def test_a_table_of_ones_own(talk, portrait, tmp_path):
+    table = talk.processor.mapping.to_dict()
+    table["phonemes"]["M"], table["phonemes"]["AA"] = table["phonemes"]["AA"], table["phonemes"]["M"]
+    processor = avatarsync.AvatarSyncProcessor(visual_mapping=table)
+    processor.save_pretrained(tmp_path)
+    assert avatarsync.AvatarSyncProcessor.from_pretrained(tmp_path).mapping.unit("m") == "AA"
+    swapped = AvatarSyncPipeline(model=talk.model, processor=processor, device=torch.device("cpu"))
+    assert not np.array_equal(swapped(portrait, text="Mama.").frames, talk(portrait, text="Mama.").frames)
+
+
+def test_eyes_blink_only_when_asked(talk, portrait):
+    speech = Speech(PhonemeTrack([Phoneme("sil", 0.0, 8.0)]), np.zeros(128000, np.float32), 16000, "en-us")
+    still, blinking = (talk(portrait, speech=speech, fps=10, blink=blink).frames for blink in (False, True))
+    matrix = pose_driven_matrix(talk.model.face_aligner.align(portrait).landmarks, 128)
+    eyes = np.stack([warp_image(frame, matrix, 128)[38:58, 20:108] for frame in still]).astype(int)
+    assert np.abs(np.diff(eyes, axis=0)).max() <= 3
+    assert not np.array_equal(still, blinking)
+
+
+def test_both_crops(talk, portrait):
+    talk.model.config.crop_strategy = "face_centric"
+    try:
+        assert talk(portrait, text="Yes.").frames.shape[1:] == (240, 240, 3)
+    finally:
+        talk.model.config.crop_strategy = "pose_driven"
+
+
+def with_faces(*sizes):
+    """A picture with the astronaut's face pasted once per size."""
+    canvas = np.full((300, 300 * len(sizes), 3), 120, np.uint8)
+    face = Image.fromarray(astronaut()[:240, 110:350])
+    for index, size in enumerate(sizes):
+        canvas[:size, 300 * index : 300 * index + size] = np.array(face.resize((size, size)))
+    return canvas
+
+
+def test_the_largest_of_several_faces_or_the_one_that_is_named(talk):
+    picture = with_faces(290, 170)
+    video = talk(picture, text="Yes.")
+    assert (video.frames[:, :, 300:] == picture[:, 300:]).all()
+    second = talk(with_faces(290, 290), text="Yes.", face_index=1).frames
+    first = talk(with_faces(290, 290), text="Yes.", face_index=0).frames
+    assert not np.array_equal(first, second)
+
+
+WRONG = {
+    "no face": (FaceNotFoundError, {"image": coffee()}),
+    "two faces": (MultipleFacesError, {"image": with_faces(290, 290)}),
+    "no such face": (InvalidArgumentError, {"face_index": 4}),
+    "box outside": (InvalidArgumentError, {"face_box": (900, 900, 50, 50)}),
+    "face too small": (FaceTooSmallError, {"image": np.array(Image.fromarray(astronaut()).resize((200, 200)))}),
+    "not a picture": (InvalidImageError, {"image": b"these are not the bytes of a picture"}),
+    "picture too small": (InvalidImageError, {"image": np.zeros((64, 64, 3), np.uint8)}),
+    "empty text": (EmptyTextError, {"text": "  "}),
+    "unspeakable text": (EmptyTextError, {"text": "…!?"}),
+    "unknown language": (UnknownLanguageError, {"language": "klingon"}),
+    "too slow": (InvalidFrameRateError, {"fps": 5}),
+    "too fast": (InvalidFrameRateError, {"fps": 120}),
+    "nothing to say": (InvalidArgumentError, {"text": None}),
+    "transcript of a text": (InvalidArgumentError, {"transcript": "Hello."}),
+    "silence": (SilentAudioError, {"text": None, "audio": np.zeros(16000, np.float32), "sampling_rate": 16000}),
+    "negative temperature": (InvalidArgumentError, {"temperature": -1.0}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_names_its_fix_before_any_frame(talk, portrait, name):
+    expected, changes = WRONG[name]
+    with pytest.raises(expected) as caught:
+        talk.stream(**({"image": portrait, "text": "Hello."} | changes))
+    assert isinstance(caught.value, AvatarSyncError)
+    assert len(str(caught.value)) > 20
+
+
+def test_a_truncated_recording_is_refused(talk, portrait, tmp_path):
+    (tmp_path / "broken.mp3").write_bytes(b"ID3\x04\x00\x00" + bytes(200))
+    with pytest.raises(InvalidAudioError):
+        talk.stream(portrait, audio=tmp_path / "broken.mp3")
+
+
+def test_a_track_that_overlaps_itself_is_refused(talk, portrait):
+    track = PhonemeTrack([Phoneme("a", 0.0, 0.5), Phoneme("m", 0.3, 0.8)])
+    with pytest.raises(InvalidTrackError):
+        talk.stream(portrait, speech=Speech(track, np.zeros(16000, np.float32), 16000, "en-us"))
+
+
+def test_models_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(ModelLoadError):
+        AvatarSyncPipeline.from_pretrained(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelLoadError):
+        AvatarSyncPipeline.from_pretrained(tmp_path / "empty")
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ModelLoadError, match="bert"):
+        AvatarSyncPipeline.from_pretrained(tmp_path / "bert")

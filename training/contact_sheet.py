@@ -1,0 +1,61 @@
+"""Frames of a generated video on one picture, with the visual unit that is spoken under each.
+
+    python training/contact_sheet.py --text "Hello, it is good to see you." --out sheet.png
+    python training/contact_sheet.py --image face.jpg --text "你好" --language cmn --out sheet.png
+
+To be looked at after every training run and every change to rendering.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from skimage.data import astronaut
+
+from avatarsync import AvatarSyncPipeline
+from avatarsync.image_processing_face import pose_driven_matrix, warp_image
+from avatarsync.video import load_image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--image", type=Path, nargs="*", help="portraits (default: scikit-image's astronaut)")
+    parser.add_argument("--text", default="Hello, it is good to see you.")
+    parser.add_argument("--language", default="en-us")
+    parser.add_argument("--model", help="folder of a model (default: the bundled one)")
+    parser.add_argument("--tile", type=int, default=160)
+    parser.add_argument("--columns", type=int, default=12)
+    parser.add_argument("--whole", action="store_true", help="show whole pictures, not the face alone")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+
+    talk = AvatarSyncPipeline.from_pretrained(args.model)
+    mapping = talk.processor.mapping
+    speech = talk.speak(args.text, args.language)
+    rows = []
+    for portrait in [load_image(path) for path in args.image] if args.image else [astronaut()]:
+        matrix = pose_driven_matrix(talk.model.face_aligner.align(portrait).landmarks, args.tile)
+        frames = list(talk.stream(portrait, speech=speech))
+        tiles = []
+        for phoneme in speech.track:
+            frame = frames[min(len(frames) - 1, round((phoneme.start + phoneme.end) / 2 * 25))]
+            if args.whole:
+                tile = Image.fromarray(frame)
+                tile = tile.resize((args.tile, round(args.tile * tile.height / tile.width)), Image.Resampling.LANCZOS)
+            else:
+                tile = Image.fromarray(warp_image(frame, matrix, args.tile))
+            labelled = Image.new("RGB", (tile.width, tile.height + 16), "white")
+            labelled.paste(tile, (0, 0))
+            ImageDraw.Draw(labelled).text((4, tile.height + 1), mapping.unit(phoneme.symbol), fill="black")
+            tiles.append(np.array(labelled))
+        blank = np.full_like(tiles[0], 255)
+        while len(tiles) % args.columns:
+            tiles.append(blank)
+        rows += [np.concatenate(tiles[i : i + args.columns], 1) for i in range(0, len(tiles), args.columns)]
+    Image.fromarray(np.concatenate(rows)).save(args.out)
+    print(f"{args.out}: {len(rows)} rows of {args.columns}")
+
+
+if __name__ == "__main__":
+    main()

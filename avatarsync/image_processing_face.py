@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from avatarsync.errors import InvalidArgumentError
+from avatarsync.errors import InvalidArgumentError, InvalidImageError
 
+MIN_PICTURE_SIDE = 128
 NUM_LANDMARKS = 468
 RIGHT_EYE_CORNERS = (33, 133)  # the subject's right eye: on the left of the picture
 LEFT_EYE_CORNERS = (362, 263)
@@ -31,6 +32,7 @@ LEFT_EYELIDS = (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386,
 # fmt: on
 
 CropStrategy = Literal["pose_driven", "face_centric"]
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 # Where the eye midpoint lies in the crop, and the share of its width that the face's size measure takes.
 EYE_MIDPOINT = (0.5, 0.38)
@@ -38,6 +40,18 @@ FACE_SCALE = 0.33
 # The nose keeps the scale right when the head turns and the eyes draw together in the picture.
 EYE_TO_NOSE_RATIO = 1.25
 FACE_CENTRIC_MARGIN = 1.6
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises InvalidImageError unless `image` is `(H, W, 3) uint8` with sides of at least 128 pixels."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InvalidImageError(f"expected an RGB array (height, width, 3) of uint8, got {given}")
+    if min(image.shape[:2]) < MIN_PICTURE_SIDE:
+        raise InvalidImageError(
+            f"the picture has {image.shape[1]}x{image.shape[0]} pixels: use one of at least "
+            f"{MIN_PICTURE_SIDE}x{MIN_PICTURE_SIDE}"
+        )
 
 
 def eye_centres(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +86,7 @@ def pose_driven_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
     return keypoint_matrix(right, left, landmarks[NOSE_BASE, :2], size)
 
 
-def face_centric_matrix(box: tuple[float, float, float, float], size: int) -> np.ndarray:
+def face_centric_matrix(box: Box, size: int) -> np.ndarray:
     """Crop matrix `(2, 3)` of an upright square, 1.6 times the face box `(x, y, width, height)`, about its centre."""
     x, y, width, height = box
     scale = size / (FACE_CENTRIC_MARGIN * max(width, height))
@@ -81,7 +95,7 @@ def face_centric_matrix(box: tuple[float, float, float, float], size: int) -> np
     return np.array([[scale, 0, offset[0]], [0, scale, offset[1]]], np.float32)
 
 
-def landmark_box(landmarks: np.ndarray) -> tuple[float, float, float, float]:
+def landmark_box(landmarks: np.ndarray) -> Box:
     """Bounding box `(x, y, width, height)` of landmarks `(468, 2+)`."""
     low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
     return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
@@ -144,6 +158,41 @@ def letterbox(image: np.ndarray, size: int, fill: int = 127) -> tuple[np.ndarray
     return square, np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]], np.float32)
 
 
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes (x, y, width, height)."""
+    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(0.0, across) * max(0.0, down)
+    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
+
+
+def face_view(image: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The part of `image` around `box`, shrunk where the face is huge, and the matrix `(2, 3)` picture → part.
+
+    It keeps at least twice the pixels that the landmark head sees: the passes then resample a small array.
+    """
+    x, y, width, height = box
+    factor = max(1, int(max(width, height) // 200))
+    if factor == 1:
+        return image, np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    reach = 1.5 * max(width, height)
+    middle_x, middle_y = x + width / 2, y + height / 2
+    left, top = max(0, int(middle_x - reach)), max(0, int(middle_y - reach))
+    right, bottom = int(middle_x + reach) + 1, int(middle_y + reach) + 1
+    view = np.asarray(Image.fromarray(image[top:bottom, left:right]).reduce(factor))
+    offset = np.array([0.5 - left, 0.5 - top]) / factor - 0.5
+    return view, np.array([[1 / factor, 0, offset[0]], [0, 1 / factor, offset[1]]], np.float32)
+
+
+def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int, int]]:
+    """Squares (left, top, right, bottom) that cover a picture, each overlapping the next by at least half."""
+    lefts, tops = (
+        np.linspace(0, max(0, extent - side), 1 + int(np.ceil(2 * max(0, extent - side) / side))).astype(int)
+        for extent in (width, height)
+    )
+    return [(int(x), int(y), min(int(x) + side, width), min(int(y) + side, height)) for y in tops for x in lefts]
+
+
 def warp_image(image: np.ndarray, matrix: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resample `image` `(H, W, C) uint8` into a crop `(height, width, C) uint8` under a similarity `(2, 3)`.
 
@@ -160,7 +209,7 @@ def warp_image(image: np.ndarray, matrix: np.ndarray, size: int | tuple[int, int
     high = np.ceil(inside.max(0)).astype(int) + margin + 1
     low = np.clip(low, 0, [image.shape[1] - 1, image.shape[0] - 1])
     high = np.clip(high, low + 1, [image.shape[1], image.shape[0]])
-    patch = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
+    patch = np.array(image[low[1] : high[1], low[0] : high[0]])  # a copy: the picture may be read-only
     source = torch.from_numpy(patch).permute(2, 0, 1)[None].float()  # (1, C, h, w)
     offset = low.astype(np.float64)
     shrink = np.ones(2)

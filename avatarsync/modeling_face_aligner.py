@@ -10,12 +10,12 @@ distilled from MediaPipe Face Landmarker's labels by `training/train_face_aligne
 Shapes: B pictures, F faces in a picture, D = `detector_size`, L = `landmark_size`, G = D / 8 cells a side.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel, initialization
 from transformers.utils import ModelOutput
@@ -25,31 +25,32 @@ from avatarsync.errors import (
     FaceNotFoundError,
     FaceTooSmallError,
     InvalidArgumentError,
-    InvalidImageError,
     MultipleFacesError,
 )
 from avatarsync.face_aligner_losses import DETECTOR_STRIDE, cell_centres, detector_loss, landmark_loss
 from avatarsync.image_processing_face import (
+    Box,
     CropStrategy,
+    check_image,
     crop_matrix,
+    face_view,
     invert_matrix,
     keypoint_matrix,
     landmark_box,
     letterbox,
+    overlap,
     pose_driven_matrix,
+    tiles,
     transform_points,
     warp_image,
     widen_matrix,
 )
-
-Box = tuple[float, float, float, float]
 
 NUM_KEYPOINTS = 3  # right eye centre, left eye centre, nose base
 LANDMARK_STRIDE = 4
 # The landmark head sees this much more than the pose-driven crop, so that chin and forehead lie inside.
 LANDMARK_MARGIN = 1.25
 
-MIN_PICTURE_SIDE = 128
 MIN_FACE_WIDTH = 64
 PRESENCE_THRESHOLD = 0.5
 # A second face as large as this share of the largest makes the choice the user's.
@@ -284,12 +285,20 @@ class FaceAlignerModel(PreTrainedModel):
             InvalidImageError: not such an array, or a side shorter than 128 pixels.
         """
         check_image(image)
-        faces = self._detect_in_tiles(image, [(0, 0, image.shape[1], image.shape[0])])
-        tile = max(image.shape[:2]) // 2
-        while not faces and tile >= MIN_TILE:
-            faces = self._detect_in_tiles(image, tiles(image.shape[0], image.shape[1], tile))
-            tile //= 2
-        return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
+        return next((faces for faces in self._detect_by_levels(image) if faces), [])
+
+    def _detect_by_levels(self, image: np.ndarray) -> Iterator[list[FaceDetection]]:
+        """Detections, largest first: in the whole picture, then in tiles of half its longer side, a quarter …"""
+        height, width = image.shape[:2]
+        places = [(0, 0, width, height)]
+        side = max(height, width)
+        while True:
+            faces = self._detect_in_tiles(image, places)
+            yield sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
+            side //= 2
+            if side < MIN_TILE:
+                return
+            places = tiles(height, width, side)
 
     def _detect_in_tiles(self, image: np.ndarray, places: list[tuple[int, int, int, int]]) -> list[FaceDetection]:
         self.eval()
@@ -373,10 +382,17 @@ class FaceAlignerModel(PreTrainedModel):
         return face
 
     def _align_detected(self, image: np.ndarray, face_index: int | None) -> FaceAlignment:
-        candidates = self.detect(image)[:MAX_CANDIDATES]
-        faces = [self._place_landmarks(image, found.box, found.keypoints, passes=2) for found in candidates]
-        faces = [face for face in faces if face.score >= PRESENCE_THRESHOLD]
-        faces.sort(key=lambda face: face.box[2] * face.box[3], reverse=True)
+        faces: list[FaceAlignment] = []
+        for candidates in self._detect_by_levels(image):
+            faces = [
+                self._place_landmarks(image, found.box, found.keypoints, passes=2)
+                for found in candidates[:MAX_CANDIDATES]
+            ]
+            # The landmark head looks closer: it has the last word on what is a face.
+            faces = [face for face in faces if face.score >= PRESENCE_THRESHOLD]
+            faces.sort(key=lambda face: face.box[2] * face.box[3], reverse=True)
+            if faces:
+                break
         if not faces:
             raise FaceNotFoundError(
                 f"no face found in the picture: use one with a frontal face at least {MIN_FACE_WIDTH} pixels wide, "
@@ -414,45 +430,6 @@ class FaceAlignerModel(PreTrainedModel):
         return FaceAlignment(landmark_box(points), points, float(presence[0].sigmoid()))
 
 
-def check_image(image: np.ndarray) -> None:
-    """Raises InvalidImageError unless `image` is `(H, W, 3) uint8` with sides of at least 128 pixels."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InvalidImageError(f"expected an RGB array (height, width, 3) of uint8, got {given}")
-    if min(image.shape[:2]) < MIN_PICTURE_SIDE:
-        raise InvalidImageError(
-            f"the picture has {image.shape[1]}x{image.shape[0]} pixels: use one of at least "
-            f"{MIN_PICTURE_SIDE}x{MIN_PICTURE_SIDE}"
-        )
-
-
-def face_view(image: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """The part of `image` around `box`, shrunk where the face is huge, and the matrix `(2, 3)` picture → part.
-
-    It keeps at least twice the pixels that the landmark head sees: the passes then resample a small array.
-    """
-    x, y, width, height = box
-    factor = max(1, int(max(width, height) // 200))
-    if factor == 1:
-        return image, np.array([[1, 0, 0], [0, 1, 0]], np.float32)
-    reach = 1.5 * max(width, height)
-    middle_x, middle_y = x + width / 2, y + height / 2
-    left, top = max(0, int(middle_x - reach)), max(0, int(middle_y - reach))
-    right, bottom = int(middle_x + reach) + 1, int(middle_y + reach) + 1
-    view = np.asarray(Image.fromarray(image[top:bottom, left:right]).reduce(factor))
-    offset = np.array([0.5 - left, 0.5 - top]) / factor - 0.5
-    return view, np.array([[1 / factor, 0, offset[0]], [0, 1 / factor, offset[1]]], np.float32)
-
-
-def tiles(height: int, width: int, side: int) -> list[tuple[int, int, int, int]]:
-    """Squares (left, top, right, bottom) that cover a picture, each overlapping the next by at least half."""
-    lefts, tops = (
-        np.linspace(0, max(0, extent - side), 1 + int(np.ceil(2 * max(0, extent - side) / side))).astype(int)
-        for extent in (width, height)
-    )
-    return [(int(x), int(y), min(int(x) + side, width), min(int(y) + side, height)) for y in tops for x in lefts]
-
-
 def suppress_overlaps(faces: list[FaceDetection]) -> list[FaceDetection]:
     """Non-maximum suppression: of faces that overlap by more than 0.4 (IoU) the best score stays."""
     kept: list[FaceDetection] = []
@@ -460,14 +437,6 @@ def suppress_overlaps(faces: list[FaceDetection]) -> list[FaceDetection]:
         if all(overlap(face.box, other.box) <= NMS_IOU for other in kept):
             kept.append(face)
     return kept
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes (x, y, width, height)."""
-    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    shared = max(0.0, across) * max(0.0, down)
-    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
 
 
 __all__ = ["FaceAlignerModel", "FaceAlignerOutput", "FaceAlignment", "FaceDetection"]

@@ -45,12 +45,13 @@ from avatarsync.image_processing_face import (
     OUTER_LIPS,
     RIGHT_EYELIDS,
     landmark_box,
+    overlap,
     pose_driven_matrix,
     transform_points,
     warp_image,
     widen_matrix,
 )
-from avatarsync.modeling_face_aligner import MIN_FACE_WIDTH, FaceAlignerModel, overlap
+from avatarsync.modeling_face_aligner import MIN_FACE_WIDTH, FaceAlignerModel
 
 CHECKPOINT_MINUTES = 2
 EMA_DECAY = 0.998

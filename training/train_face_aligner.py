@@ -2,11 +2,12 @@
 
     python training/train_face_aligner.py --labels LABELS --portraits DIR [DIR ...] --videos DIR [DIR ...] --out OUT \\
         --head detector --max_minutes 12
-    python training/train_face_aligner.py … --head landmarker --max_minutes 30
+    python training/train_face_aligner.py … --head landmarks --max_minutes 30
 
 LABELS is what `prepare_data.py` wrote from the same folders. OUT is a checkpoint for `FaceAlignerModel` (the moving
-average of the weights), rewritten every two minutes; training starts from it when it exists. OUT/HEAD.pt holds the
-run's state: with `--resume` an interrupted run goes on where it stopped. `--max_minutes 0` only measures.
+average of the weights), rewritten every two minutes; training starts from it when it exists. OUT/detector.pt and
+OUT/landmarker.pt hold a run's state: with `--resume` an interrupted run goes on where it stopped. `--max_minutes 0` only
+measures.
 
 Prints held-out figures (every 25th portrait, the last 40 clips; faces of at least 64 pixels): how often the face is
 found, the mean landmark error in % of the eye distance over all points, lips and eyelids, and the time taken.
@@ -64,7 +65,7 @@ REGIONS = {
 
 def train_head(model: FaceAlignerModel, averaged: FaceAlignerModel, sampler: FaceSampler, args) -> None:
     """Train `model.detector` or `model.landmarker` until `args.max_minutes`; `averaged` takes its moving average."""
-    name = args.head
+    name = "detector" if args.head == "detector" else "landmarker"
     head, averaged_head = getattr(model, name), getattr(averaged, name)
     optimizer = torch.optim.AdamW(head.parameters(), lr=args.learning_rate, weight_decay=0.01)
     state_path, elapsed, step = args.out / f"{name}.pt", 0.0, 0
@@ -136,14 +137,16 @@ def align_or_none(model: FaceAlignerModel, image: np.ndarray):
     return face, (time.perf_counter() - start) * 1000
 
 
-def draw_face(image: np.ndarray, landmarks: np.ndarray, size: int = 320) -> np.ndarray:
+def draw_face(image: np.ndarray, landmarks: np.ndarray, size: int = 360) -> np.ndarray:
     """A crop with landmarks drawn on it, lips and eyelids in red."""
     matrix = widen_matrix(pose_driven_matrix(landmarks, size), size, 1.25)
     crop = Image.fromarray(warp_image(image, matrix, size))
     pen = ImageDraw.Draw(crop)
     marked = set(REGIONS["lips"] + REGIONS["eyelids"])
     for index, point in enumerate(transform_points(landmarks, matrix).tolist()):
-        pen.point(point, fill=(255, 40, 40) if index in marked else (80, 255, 80))
+        x, y = point
+        radius, colour = (1, (255, 40, 40)) if index in marked else (0.5, (80, 255, 80))
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     return np.asarray(crop)
 
 
@@ -196,7 +199,7 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, nargs="+", required=True, help="folders of the labelled videos")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="file that keeps the cut-out faces between runs; OUT/faces.npz")
-    parser.add_argument("--head", choices=("detector", "landmarker"), required=True)
+    parser.add_argument("--head", choices=("detector", "landmarks"), required=True)
     parser.add_argument("--max_minutes", type=float, default=30)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=2e-3)

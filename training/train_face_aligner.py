@@ -6,8 +6,8 @@
 
 LABELS is what `prepare_data.py` wrote from the same folders. OUT is a checkpoint for `FaceAlignerModel` (the moving
 average of the weights), rewritten every two minutes; training starts from it when it exists. OUT/detector.pt and
-OUT/landmarker.pt hold a run's state: with `--resume` an interrupted run goes on where it stopped. `--max_minutes 0` only
-measures.
+OUT/landmarker.pt hold a run's state: with `--resume` an interrupted run goes on where it stopped. `--max_minutes 0`
+only measures.
 
 Prints held-out figures (every 25th portrait, the last 40 clips; faces of at least 64 pixels): how often the face is
 found, the mean landmark error in % of the eye distance over all points, lips and eyelids, and the time taken.

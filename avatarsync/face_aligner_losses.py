@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from avatarsync.image_processing_face import INNER_LIPS, LEFT_EYELIDS, OUTER_LIPS, RIGHT_EYELIDS
 
 DETECTOR_STRIDE = 8
-LIP_WEIGHT, EYELID_WEIGHT = 3.0, 2.0
+LIP_WEIGHT, EYELID_WEIGHT = 6.0, 2.0
 
 
 def cell_centres(cells: int, stride: int, like: torch.Tensor) -> torch.Tensor:

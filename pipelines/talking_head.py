@@ -7,12 +7,14 @@ Everything goes through `stream`; calling the pipeline collects what it yields.
 """
 
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from avatarsync.pipelines.streaming import FrameStream
 from PIL import Image
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -25,10 +27,10 @@ from avatarsync.processing_avatarsync import AvatarSyncProcessor
 from avatarsync.rendering import FaceRenderer
 from avatarsync.video import load_image
 
-from .streaming import FrameStream
-
 TASK = "talking-head"
 DEFAULT_LANGUAGE = "en-us"
+# Models on the Hub are OWNER/NAME; anything else is a folder, about which the Hub need not be asked.
+HUB_ID = r"[\w.-]+/[\w.-]+"
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
 AudioSource = str | os.PathLike | np.ndarray
 
@@ -205,6 +207,8 @@ def _read_config(source: str, advice: str) -> dict:
 
     if os.path.isfile(source):
         raise ModelLoadError(f"{source} is a file: {advice}")
+    if not os.path.isdir(source) and not re.fullmatch(HUB_ID, source):
+        raise ModelLoadError(f"there is no folder {source}: {advice}")
     try:
         config, _ = PreTrainedConfig.get_config_dict(source)
     except (OSError, ValueError) as error:

@@ -3,7 +3,14 @@ import torch
 
 from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
 
-TINY = {"crop_size": 64, "encoder_width": 8, "motion_width": 32, "motion_rank": 8, "painter_size": 32, "painter_width": 8}
+TINY = {
+    "crop_size": 64,
+    "encoder_width": 8,
+    "motion_width": 32,
+    "motion_rank": 8,
+    "painter_size": 32,
+    "painter_width": 8,
+}
 
 
 @pytest.fixture(params=["lfq", "vq"])
@@ -24,7 +31,7 @@ def test_a_crop_becomes_codes_of_the_vocabulary(model, faces):
     assert continuous.shape == (3, 16, 6) and continuous.abs().max() <= 1
     quantized = model.quantize(continuous)
     assert quantized.ids.shape == (3, 16)
-    assert 0 <= quantized.ids.min() and quantized.ids.max() < model.config.codebook_size
+    assert quantized.ids.min() >= 0 and quantized.ids.max() < model.config.codebook_size
     assert torch.equal(model.quantizer.ids_to_codes(quantized.ids), quantized.codes.detach())
 
 

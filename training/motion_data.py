@@ -13,6 +13,8 @@ from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
 from avatarsync.phonemes import PhonemeTrack, VisualMapping
 from avatarsync.schedule import keyframe_times, timed_units
 
+SILENT_ID = 0
+CLOSED_SHARE = 0.12  # of the clip's 90th percentile of lip opening
 UPPER_LIDS, LOWER_LIDS = list(RIGHT_UPPER_LID + LEFT_UPPER_LID), list(RIGHT_LOWER_LID + LEFT_LOWER_LID)
 
 
@@ -38,8 +40,17 @@ class Clip:
 
     @property
     def keyframe_indices(self) -> np.ndarray:
-        """The frame nearest to each keyframe."""
-        return np.clip(np.round(self.keyframes * self.fps).astype(int), 0, len(self.codes) - 1)
+        """The frame nearest to each keyframe; in silence the nearest one with closed lips.
+
+        People breathe and get ready to speak with open lips; a generated face is wanted shut when nobody speaks.
+        """
+        indices = np.clip(np.round(self.keyframes * self.fps).astype(int), 0, len(self.codes) - 1)
+        gap = (self.landmarks[:, 14, 1] - self.landmarks[:, 13, 1]).numpy()
+        limit = max(CLOSED_SHARE * np.quantile(gap, 0.9), gap.min())
+        closed = np.flatnonzero(gap <= limit)
+        for position in np.flatnonzero(self.unit_ids.numpy() == SILENT_ID):
+            indices[position] = closed[np.abs(closed - indices[position]).argmin()]
+        return indices
 
 
 @torch.inference_mode()

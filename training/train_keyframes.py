@@ -14,14 +14,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from motion_data import Clip, correlations, load_clips, portrait_codes
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
 from avatarsync.modeling_keyframes import KeyframeGeneratorModel
-from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
-from avatarsync.schedule import locate
+from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, lip_openings
+from avatarsync.phonemes import VisualMapping, speak
+from avatarsync.schedule import locate, timed_units
+
+UNSEEN_SENTENCES = (
+    "Papa map. Bob, mama, mop.",
+    "Many people came to my mother's apple farm before the morning.",
+    "The quick brown fox jumps over the lazy dog.",
+    "Hello, it is good to see you. A moment ago I was only a picture.",
+)
+OPEN_UNITS = ("AA", "AE", "AO", "AW", "AY", "EH")
 
 
 def collate(clips: list[Clip], tokenizer: VisualTokenizerModel, references: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -36,6 +46,18 @@ def collate(clips: list[Clip], tokenizer: VisualTokenizerModel, references: torc
         "unit_mask": pad_sequence([torch.ones(len(clip.unit_ids), dtype=torch.bool) for clip in clips], True),
         "labels": pad_sequence(ids, True),
     }
+
+
+def disturb_context(batch: dict[str, torch.Tensor], num_units: int, share: float) -> torch.Tensor:
+    """Replace a share of the units by others at random, in place; returns which frames keep their own unit `(B, T_s)`.
+
+    Few sentences have few contexts. Frames that must come out right among strange neighbours rely on their own unit
+    first, and so on unseen words.
+    """
+    units, mask = batch["unit_ids"], batch["unit_mask"]
+    replaced = torch.rand(units.shape) < share
+    batch["unit_ids"] = torch.where(replaced, torch.randint(num_units, units.shape), units)
+    return mask & ~replaced
 
 
 @torch.no_grad()
@@ -59,8 +81,30 @@ def evaluate(model, tokenizer, clips: list[Clip], references: torch.Tensor) -> d
             expressions[name].append(tokenizer.expression(codes[left] * (1 - t) + codes[right] * t))
     for name, values in expressions.items():
         out |= {f"{name}_{key}": value for key, value in correlations(values, clips).items()}
+    out |= unseen_words(model, tokenizer, references)
     model.train()
     return {"held_loss": float(np.mean(losses))} | out
+
+
+@torch.no_grad()
+def unseen_words(model, tokenizer, references: torch.Tensor) -> dict[str, float]:
+    """Inner-lip gap, in % of the crop's side, per kind of unit in sentences whose words the corpus does not have."""
+    mapping = VisualMapping.default()
+    gaps = {"closed": [], "silent": [], "open": []}
+    for sentence in UNSEEN_SENTENCES:
+        speech = speak(sentence)
+        units = timed_units(speech.track, mapping, speech.duration)
+        ids = torch.tensor([unit.unit_id for unit in units])
+        durations = torch.tensor([unit.duration for unit in units])
+        reference = tokenizer.quantize(references[:1]).ids
+        codes = model.generate(ids[None], durations[None], torch.ones(1, len(ids), 1), reference).codes[0]
+        opening = lip_openings(tokenizer.expression(tokenizer.quantizer.ids_to_codes(codes)))[:, 4] * 100
+        for index, gap in zip(ids.tolist(), opening.tolist(), strict=True):
+            name = mapping.units[index]
+            kind = "closed" if name == "M" else "silent" if name == "SIL" else "open" if name in OPEN_UNITS else None
+            if kind:
+                gaps[kind].append(gap)
+    return {f"unseen_{kind}_gap": float(np.mean(values)) for kind, values in gaps.items()}
 
 
 def main() -> None:
@@ -72,6 +116,7 @@ def main() -> None:
     parser.add_argument("--attention_mode", default="window")
     parser.add_argument("--past_units", type=int, default=2)
     parser.add_argument("--future_units", type=int, default=1)
+    parser.add_argument("--context_noise", type=float, default=0.2, help="share of units replaced in training")
     parser.add_argument("--batch_size", type=int, default=12)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--max_minutes", type=float, default=10)
@@ -109,8 +154,12 @@ def main() -> None:
         for i in np.flatnonzero(random.random(args.batch_size) < 0.3):
             other = clips[random.integers(len(clips))]
             references[i] = other.codes[random.integers(len(other.codes))]
+        batch = collate(chosen, tokenizer, references)
+        labels = batch["labels"]
+        counts = disturb_context(batch, model.config.num_units, args.context_noise)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = model(**collate(chosen, tokenizer, references)).loss
+            logits = model(**batch).logits
+        loss = F.cross_entropy(logits[:, :, :, 0][counts].flatten(0, 1).float(), labels[counts].flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from motion_data import Clip, correlations, load_clips, portrait_codes
+from motion_data import CLOSED_SHARE, SILENT_ID, Clip, correlations, load_clips, portrait_codes
 from tqdm import tqdm
 
 from avatarsync.configuration_avatarsync import InterpolationConfig
@@ -35,6 +35,14 @@ def predict_keyframes(generator, tokenizer, clips: list[Clip], references: torch
         ids = generator.generate(clip.unit_ids[None], clip.durations[None], condition, reference).codes[0]
         predicted.append(tokenizer.quantizer.ids_to_codes(ids))
     return predicted
+
+
+def counts(clip: Clip, located, frame: int) -> bool:
+    """Whether a frame is one to learn from: not where nobody speaks and yet the lips are open."""
+    left, right, _, _ = (values[frame] for values in located)
+    silent = clip.unit_ids[left] == SILENT_ID and clip.unit_ids[right] == SILENT_ID
+    gap = clip.landmarks[:, 14, 1] - clip.landmarks[:, 13, 1]
+    return not silent or bool(gap[frame] <= CLOSED_SHARE * gap.quantile(0.9))
 
 
 @torch.no_grad()
@@ -90,7 +98,14 @@ def main() -> None:
     # Every frame of every clip is an example: the pair it lies in, where in it, and its real codes and landmarks.
     real = [tokenizer.quantize(clip.codes[clip.keyframe_indices]).codes for clip in clips]
     located = [locate(np.arange(len(clip.codes)) / clip.fps, clip.keyframes) for clip in clips]
-    examples = np.array([(i, frame) for i, clip in enumerate(clips) for frame in range(len(clip.codes))])
+    examples = np.array(
+        [
+            (i, frame)
+            for i, clip in enumerate(clips)
+            for frame in range(len(clip.codes))
+            if counts(clip, located[i], frame)
+        ]
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
     step, history, start, last = 0, [], time.monotonic(), time.monotonic()
     bar = tqdm(disable=None)

@@ -21,11 +21,14 @@ from transformers.utils import ModelOutput
 
 from .configuration_avatarsync import VisualTokenizerConfig
 from .expression_transfer import ExpressionTransfer
-from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
+from .face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, OUTER_LIPS, UPPER_LIP_POSITIONS
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
 from .warping import mesh_flow, soften, warp
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
+# How far the inner lips of an open mouth are taken to lie inside the lips, of the crop's side; at most so much of the
+# way to the next ring of landmarks; and the gap from which a mouth counts as open.
+LIP_INSET, MAX_INSET_SHARE, OPEN_GAP = 0.012, 0.7, 0.008
 # Lips and lids carry what people look at; the rest of the face only follows.
 LIP_WEIGHT, LID_WEIGHT = 6.0, 4.0
 
@@ -208,6 +211,7 @@ class VisualTokenizerModel(PreTrainedModel):
         """Reference crops `(B, 3, S, S)` in [-1, 1] with landmarks `(B, 468, 2)` in fractions of S."""
         codes = self.encode(pixel_values)
         size = self.config.crop_size
+        landmarks = inset_open_lips(landmarks)
         _, mouth = mesh_flow(landmarks * size, landmarks * size, size)
         return Reference(pixel_values, landmarks, codes, self.expression(codes), mouth)
 
@@ -335,6 +339,24 @@ def lip_openings(landmarks: torch.Tensor) -> torch.Tensor:
     """Height `(B, 9)` of the inner-lip gap at nine places across the mouth."""
     lower, upper = [INNER_LIPS[i] for i in range(1, 10)], [INNER_LIPS[i] for i in range(19, 10, -1)]
     return landmarks[:, lower, 1] - landmarks[:, upper, 1]
+
+
+def inset_open_lips(landmarks: torch.Tensor) -> torch.Tensor:
+    """Landmarks `(B, 468, 2)` whose inner lips, where they are open, lie a little inside the flesh of the lips.
+
+    A landmark that is off by a pixel would otherwise carry a rim of teeth along when a smile is closed.
+    """
+    inner, flesh = list(INNER_LIPS), list(LIP_RINGS[-2])
+    lower, upper = list(LOWER_LIP_POSITIONS), list(UPPER_LIP_POSITIONS)
+    gap = landmarks[:, [inner[i] for i in lower], 1] - landmarks[:, [inner[i] for i in upper], 1]  # (B, 9)
+    openness = ((gap - OPEN_GAP) / OPEN_GAP).clamp(0, 1)
+    inset = landmarks.clone()
+    for positions, away in ((lower, 1.0), (upper, -1.0)):
+        points = [inner[i] for i in positions]
+        thickness = (landmarks[:, [flesh[i] for i in positions], 1] - landmarks[:, points, 1]) * away
+        step = torch.minimum(thickness.clamp_min(0) * MAX_INSET_SHARE, torch.full_like(thickness, LIP_INSET))
+        inset[:, points, 1] += away * step * openness
+    return inset
 
 
 def cut(image: torch.Tensor, corner: torch.Tensor, side: int) -> torch.Tensor:

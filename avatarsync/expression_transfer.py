@@ -25,6 +25,8 @@ MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, re
 LIP_PULL_REACH = 0.10  # how far the lips pull the skin along
 LIP_PULL_WIDTH = 0.035
 STILL_ABOVE, MOVING_BELOW = 0.27, 0.34  # heights between which motion sets in
+# The same where the eyes are steered: what codes say of the eyes' surroundings would make steady eyes tremble.
+STEERED_STILL_ABOVE, STEERED_MOVING_BELOW = 0.44, 0.56
 
 
 class ExpressionTransfer(nn.Module):
@@ -40,8 +42,12 @@ class ExpressionTransfer(nn.Module):
         pull = pull / pull.sum(1, keepdim=True)
         pull = pull * torch.exp(-((distance.min(1, keepdim=True).values / LIP_PULL_REACH) ** 2))
         self.register_buffer("lip_pull", pull, persistent=False)
-        height = ((neutral[:, 1:] - STILL_ABOVE) / (MOVING_BELOW - STILL_ABOVE)).clamp(0, 1)
-        self.register_buffer("mobility", height * height * (3 - 2 * height), persistent=False)  # (468, 1)
+        for name, still_above, moving_below in (
+            ("mobility", STILL_ABOVE, MOVING_BELOW),
+            ("steered_mobility", STEERED_STILL_ABOVE, STEERED_MOVING_BELOW),
+        ):
+            height = ((neutral[:, 1:] - still_above) / (moving_below - still_above)).clamp(0, 1)
+            self.register_buffer(name, height * height * (3 - 2 * height), persistent=False)  # (468, 1)
 
     def forward(
         self,
@@ -56,7 +62,8 @@ class ExpressionTransfer(nn.Module):
             reference, expression, reference_expression: `(B, 468, 2)` in fractions of the crop's side.
             eye_openness: `(B,)`, share of the reference's own eye opening, in the place of what the expression says.
         """
-        motion = (expression - reference_expression) * self.mobility
+        mobility = self.mobility if eye_openness is None else self.steered_mobility
+        motion = (expression - reference_expression) * mobility
         target = reference + motion
         lips = self._lips(reference, expression, reference_expression)  # (B, 4, 20, 2)
         # The skin around the mouth follows what the lips do beyond the common motion.
@@ -71,9 +78,6 @@ class ExpressionTransfer(nn.Module):
             share = eye_openness
             if share is None:
                 share = self._eye_openness(expression, reference_expression, upper, lower)
-            else:
-                # Steered lids rest on the reference's own: an eye that the codes would squint stays as it is.
-                target = target.index_copy(1, self._index([lower]), reference[:, list(lower)])
             lids = _upper_lid(reference, target, share, list(upper), list(lower))
             target = target.index_copy(1, self._index([upper]), lids)
         return target

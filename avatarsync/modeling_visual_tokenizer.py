@@ -29,6 +29,7 @@ MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
 # How far the inner lips of an open mouth are taken to lie inside the lips, of the crop's side; at most so much of the
 # way to the next ring of landmarks; and the gap from which a mouth counts as open.
 LIP_INSET, MAX_INSET_SHARE, OPEN_GAP = 0.012, 0.7, 0.008
+EDGE_WEIGHT = 2.0  # of the paint's gradients against its colours: teeth are edges
 # Lips and lids carry what people look at; the rest of the face only follows.
 LIP_WEIGHT, LID_WEIGHT = 6.0, 4.0
 
@@ -382,5 +383,5 @@ def paint_loss(painted: torch.Tensor, real: torch.Tensor, mask: torch.Tensor) ->
     error = ((painted - real).abs() * weight).sum() / (3 * norm)
     for axis in (2, 3):
         edges = torch.diff(painted, dim=axis) - torch.diff(real, dim=axis)
-        error = error + (edges.abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).sum() / (3 * norm)
+        error = error + EDGE_WEIGHT * (edges.abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).sum() / (3 * norm)
     return error

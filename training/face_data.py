@@ -78,7 +78,7 @@ class TokenizerBatches:
         self.transfer = ExpressionTransfer()
         gap = (clips.landmarks[:, 14, 1] - clips.landmarks[:, 13, 1]).numpy()
         # Open mouths are rarer than closed ones and harder: they are drawn more often.
-        weight = 0.3 + np.clip(gap / np.quantile(gap, 0.9), 0, 1.5)
+        weight = 0.1 + np.clip(gap / np.quantile(gap, 0.9), 0, 1.5)
         self.cumulative = np.cumsum(weight / weight.sum())
 
     def draw_frames(self, count: int) -> np.ndarray:

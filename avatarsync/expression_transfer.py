@@ -30,7 +30,7 @@ STEERED_STILL_ABOVE, STEERED_MOVING_BELOW = 0.44, 0.56
 
 
 class ExpressionTransfer(nn.Module):
-    """Targets landmarks of a reference under an expression. No parameters; differentiable in all inputs."""
+    """Target landmarks of a reference under an expression. No parameters; differentiable in all inputs."""
 
     def __init__(self):
         super().__init__()

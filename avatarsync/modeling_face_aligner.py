@@ -261,6 +261,8 @@ class FaceAlignerModel(PreTrainedModel):
 
     def _align_box(self, image: np.ndarray, face_box: Box) -> FaceAlignment:
         height, width = image.shape[:2]
+        if len(face_box) != 4:
+            raise InvalidArgumentError(f"face_box {face_box} has {len(face_box)} values: give (x, y, width, height)")
         x, y, box_width, box_height = face_box
         touches = x < width and y < height and x + box_width > 0 and y + box_height > 0
         if not (box_width > 0 and box_height > 0 and touches):

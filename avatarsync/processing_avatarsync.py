@@ -9,9 +9,11 @@ from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from .configuration_avatarsync import AvatarSyncConfig
-from .errors import InvalidMappingError
+from .errors import InvalidMappingError, InvalidTrackError
 from .phonemes import Speech, VisualMapping
 from .schedule import FrameSchedule, keyframe_times, timed_units
+
+TRACK_TOLERANCE = 0.1  # seconds that a track may outlast its audio
 
 
 @dataclass
@@ -55,10 +57,15 @@ class AvatarSyncProcessor(ProcessorMixin):
 
         Raises:
             InvalidFrameRateError: fps outside 10 to 60.
-            InvalidTrackError: the track overlaps itself or runs backwards.
+            InvalidTrackError: the track overlaps itself, runs backwards or outlasts the audio.
         """
         frames = FrameSchedule(speech.duration, self.fps if fps is None else fps)
         speech.track.validate()
+        if len(speech.track) and speech.track[-1].end > speech.duration + TRACK_TOLERANCE:
+            raise InvalidTrackError(
+                f"the track ends at {speech.track[-1].end:.2f} s, its audio at {speech.duration:.2f} s: shorten the "
+                "track, or lengthen the audio with silence"
+            )
         units = timed_units(speech.track, self.mapping, speech.duration)
         return ScheduledSpeech(
             torch.tensor([unit.unit_id for unit in units]),

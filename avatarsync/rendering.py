@@ -21,6 +21,7 @@ STILL_MASK = 0.5 / 255
 # Faces this much larger than the crop get flow and mask at twice its resolution.
 DETAIL_SCALE = 1.4
 MARGIN = 2  # pixels
+EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its side
 
 
 class FaceRenderer:
@@ -63,6 +64,9 @@ class FaceRenderer:
         places = transform_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(np.float32), matrix)
         grid = (2 * (places + 0.5) / size - 1).reshape(1, *xs.shape, 2)
         self.lookup = torch.from_numpy(grid.astype(np.float32)).to(device)  # picture pixel → place in the crop
+        # A dropping jaw moves the neck beyond the crop's edge, where the flow is not known: it fades out before.
+        to_edge = ((1 - self.lookup.abs().amax(-1)) / (2 * EDGE_FADE)).clamp(0, 1)
+        self.fade = (to_edge * to_edge * (3 - 2 * to_edge))[:, None]  # (1, 1, h, w)
         # Flow cells → picture pixels, without the crop's shift.
         back = np.linalg.inv(matrix[:, :2].astype(np.float64)) / self.detail
         self.to_picture = torch.from_numpy(back).to(device, dtype)
@@ -76,7 +80,7 @@ class FaceRenderer:
         fields = torch.cat([decoded.flow, decoded.mask], 1).float()
         fields = F.grid_sample(fields, lookup, padding_mode="zeros", align_corners=False)
         flow, mask = fields[:, :2], fields[:, 2:]
-        flow = torch.einsum("ij,bjhw->bihw", self.to_picture, flow)
+        flow = self.fade * torch.einsum("ij,bjhw->bihw", self.to_picture, flow)
         moved = (flow.abs().amax(1, keepdim=True) > STILL_FLOW) | (mask > STILL_MASK)
         part = self.part.expand(batch, -1, -1, -1)
         drawn = warp(part, flow, mode="bicubic")

@@ -1,5 +1,6 @@
 """Frames one by one, in memory that does not grow with the length of the speech."""
 
+import copy
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -13,6 +14,8 @@ from avatarsync.processing_avatarsync import ScheduledSpeech
 from avatarsync.rendering import FaceRenderer
 
 FRAMES_AT_ONCE = 8
+# Of the moving part of the picture: a face that fills a 4K picture is drawn frame by frame.
+PIXELS_AT_ONCE = 2_000_000
 
 
 class FrameStream:
@@ -37,7 +40,8 @@ class FrameStream:
         self.fps: Fraction = schedule.frames.fps
         self.height, self.width = renderer.image.shape[:2]
         self.audio, self.sampling_rate = speech.audio, speech.sampling_rate
-        self.track: PhonemeTrack = speech.track
+        # A copy: whoever edits the speech afterwards does not rewrite what this video says of itself.
+        self.track: PhonemeTrack = copy.deepcopy(speech.track)
         self._frames = self._generate(model, renderer, schedule, seed, temperature, blink)
 
     def __len__(self) -> int:
@@ -52,7 +56,9 @@ class FrameStream:
     @staticmethod
     def _generate(model, renderer, schedule, seed, temperature, blink) -> Iterator[np.ndarray]:
         device = model.device
-        generator = torch.Generator(device).manual_seed(seed)
+        # Noise is drawn on the CPU, so that a seed means the same on every device.
+        generator = torch.Generator().manual_seed(seed)
+        at_once = max(1, min(FRAMES_AT_ONCE, PIXELS_AT_ONCE // renderer.part[0, 0].numel()))
         times = schedule.frames.times()
         openness = eye_openness(times, seed) if blink else np.ones(len(times), np.float32)
         openness = torch.from_numpy(openness).to(device)
@@ -66,7 +72,7 @@ class FrameStream:
             temperature,
             generator,
         ):
-            for start in range(0, len(codes), FRAMES_AT_ONCE):
-                part = codes[start : start + FRAMES_AT_ONCE]
+            for start in range(0, len(codes), at_once):
+                part = codes[start : start + at_once]
                 yield from renderer.render(part, openness[position : position + len(part)])
                 position += len(part)

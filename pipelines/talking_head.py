@@ -6,6 +6,7 @@
 Everything goes through `stream`; calling the pipeline collects what it yields.
 """
 
+import math
 import os
 import re
 from fractions import Fraction
@@ -15,22 +16,28 @@ from typing import Any
 import numpy as np
 import torch
 from avatarsync.pipelines.streaming import FrameStream
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError
+from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError, OutputError
 from avatarsync.modeling_avatarsync import AvatarSyncModel
 from avatarsync.outputs import TalkingHeadVideo
 from avatarsync.phonemes import Speech, listen, speak
+from avatarsync.phonemes.audio import check_audio
 from avatarsync.processing_avatarsync import AvatarSyncProcessor
 from avatarsync.rendering import FaceRenderer
+from avatarsync.schedule import parse_frame_rate
 from avatarsync.video import load_image
 
 TASK = "talking-head"
 DEFAULT_LANGUAGE = "en-us"
 # Models on the Hub are OWNER/NAME; anything else is a folder, about which the Hub need not be asked.
 HUB_ID = r"[\w.-]+/[\w.-]+"
+# What a private or tagged repository needs, for its config and processor as for its weights.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
 AudioSource = str | os.PathLike | np.ndarray
 
@@ -46,7 +53,8 @@ class AvatarSyncPipeline(Pipeline):
     """A portrait and a text or a voice → a video of that person speaking.
 
     Args of a call (and of `stream`, which yields the frames one by one):
-        image: portrait: path, PIL image, bytes or `(H, W, 3) uint8`; the output has its size.
+        image: portrait: path, PIL image, bytes or `(H, W, 3) uint8`; the output has its size. A list of portraits
+            gives a list of videos.
         text: what to say, with `language` (an espeak-ng language, default "en-us") and `voice`.
         audio: or a recording to follow: a path, or an array with `sampling_rate`; `transcript` makes it exact.
             `recognizer` names a Hub model that reads phonemes or words from a recording without a transcript.
@@ -77,6 +85,10 @@ class AvatarSyncPipeline(Pipeline):
                 f"talking-head needs an AvatarSyncModel, this is a {type(model).__name__}: give a folder or Hub id "
                 "that AvatarSyncPipeline.save_pretrained wrote"
             )
+        if model.dtype != torch.float32:
+            raise InvalidArgumentError(
+                f"the model runs in float32, this one was loaded as {model.dtype}: leave dtype out"
+            )
         super().__init__(model=model, processor=processor or AvatarSyncProcessor(), **kwargs)
         self.processor.check_units(model.config.keyframe_generator_config.num_units)
         self.model.eval()
@@ -98,27 +110,38 @@ class AvatarSyncPipeline(Pipeline):
         advice = (
             "give a folder or Hub id that AvatarSyncPipeline.save_pretrained wrote, or none for the bundled weights"
         )
-        config = _read_config(source, advice)
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        config = _read_config(source, advice, **hub)
         if config.get("model_type") != AvatarSyncModel.config_class.model_type:
             raise ModelLoadError(f"{source} holds a model of type {config.get('model_type')!r}: {advice}")
+        device = _usable_device(device)
         try:
-            model = AvatarSyncModel.from_pretrained(source, use_safetensors=True, **kwargs)
-            processor = AvatarSyncProcessor.from_pretrained(source)
+            model, report = AvatarSyncModel.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, **kwargs
+            )
+            processor = AvatarSyncProcessor.from_pretrained(source, **hub)
         except AvatarSyncError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
             raise ModelLoadError(f"{source} cannot be loaded ({str(error).splitlines()[0]}): {advice}") from error
-        return cls(model=model, processor=processor, device=torch.device(device), task=TASK)
+        missing = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
+        if missing:
+            raise ModelLoadError(
+                f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]}: {advice}"
+            )
+        return cls(model=model, processor=processor, device=device, task=TASK)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Write config, weights (safetensors) and processor to a folder; `push_to_hub=True` uploads it as well."""
+        if os.path.isfile(save_directory):
+            raise OutputError(f"{save_directory} is a file: give a folder")
         # The base class would skip the processor and write `custom_pipelines`, which later asks for remote code.
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def to(self, device: str | torch.device) -> "AvatarSyncPipeline":
         """Move the model, e.g. `.to("cuda")`; returns the pipeline."""
-        self.device = torch.device(device)
+        self.device = _usable_device(device)
         self.model.to(self.device)
         return self
 
@@ -167,8 +190,12 @@ class AvatarSyncPipeline(Pipeline):
             raise InvalidArgumentError("transcript=, recognizer= and sampling_rate= belong to audio=")
         if speech is not None and language is not None:
             raise InvalidArgumentError("language= belongs to text= or audio=: a speech already has its phonemes")
-        if temperature < 0:
-            raise InvalidArgumentError(f"temperature is {temperature}: give 0 or more")
+        if text is not None and not isinstance(text, str):
+            raise InvalidArgumentError(f"text= is a {type(text).__name__}: give a string")
+        _check_options(seed, temperature)
+        fps = parse_frame_rate(self.processor.fps if fps is None else fps)
+        if speech is not None:
+            _check_speech(speech)
         pixels = load_image(image)
         alignment = self.model.face_aligner.align(pixels, face_index=face_index, face_box=face_box)
         language = language or DEFAULT_LANGUAGE
@@ -180,7 +207,12 @@ class AvatarSyncPipeline(Pipeline):
         renderer = FaceRenderer(self.model.visual_tokenizer, pixels, alignment, self.model.config.crop_strategy)
         return FrameStream(self.model, renderer, speech, schedule, seed, temperature, blink)
 
-    def __call__(self, image: ImageSource, **kwargs: Any) -> TalkingHeadVideo:
+    def __call__(
+        self, image: ImageSource | list[ImageSource], **kwargs: Any
+    ) -> TalkingHeadVideo | list[TalkingHeadVideo]:
+        for option in ("num_workers", "batch_size"):
+            if kwargs.pop(option, None) not in (None, 0, 1):
+                raise InvalidArgumentError(f"{option}= has no use here: portraits are drawn one after the other")
         return super().__call__(image, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
@@ -201,7 +233,33 @@ class AvatarSyncPipeline(Pipeline):
         return TalkingHeadVideo(model_outputs["frames"], stream.audio, stream.sampling_rate, stream.fps, stream.track)
 
 
-def _read_config(source: str, advice: str) -> dict:
+def _usable_device(device: str | torch.device) -> torch.device:
+    """Raises InvalidArgumentError for a device that this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidArgumentError(f"device {device} cannot be used ({reason}): try cpu") from error
+    return torch.device(device)
+
+
+def _check_options(seed: int, temperature: float) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise InvalidArgumentError(f"seed is {seed!r}: give a whole number from 0")
+    if not (isinstance(temperature, (int, float)) and math.isfinite(temperature) and temperature >= 0):
+        raise InvalidArgumentError(f"temperature is {temperature!r}: give a number from 0")
+
+
+def _check_speech(speech: Speech) -> None:
+    if not isinstance(speech, Speech):
+        raise InvalidArgumentError(
+            f"speech= is a {type(speech).__name__}: give what speak() or listen() returned, or "
+            "Speech(track, audio, sampling_rate, language)"
+        )
+    check_audio(speech.audio, speech.sampling_rate, "the speech's audio")
+
+
+def _read_config(source: str, advice: str, **hub) -> dict:
     """The config.json of a folder or Hub model."""
     from transformers import PreTrainedConfig
 
@@ -210,7 +268,7 @@ def _read_config(source: str, advice: str) -> dict:
     if not os.path.isdir(source) and not re.fullmatch(HUB_ID, source):
         raise ModelLoadError(f"there is no folder {source}: {advice}")
     try:
-        config, _ = PreTrainedConfig.get_config_dict(source)
+        config, _ = PreTrainedConfig.get_config_dict(source, **hub)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{source} is no model ({str(error).splitlines()[0]}): {advice}") from error
     return config

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from skimage.data import astronaut, coffee
 from transformers import BertConfig, BertModel, pipeline
 
@@ -118,7 +119,7 @@ def test_an_edited_track_is_followed(talk, portrait):
     after = talk(portrait, speech=speech)
     assert before.frames.shape == after.frames.shape
     assert not np.array_equal(before.frames, after.frames)
-    assert after.track[3].end == speech.track[3].end
+    assert after.track == speech.track != before.track
 
 
 def test_a_recording_with_and_without_its_words(talk, portrait, tmp_path):
@@ -244,6 +245,25 @@ WRONG = {
     "nothing to say": (InvalidArgumentError, {"text": None}),
     "transcript of a text": (InvalidArgumentError, {"transcript": "Hello."}),
     "silence": (SilentAudioError, {"text": None, "audio": np.zeros(16000, np.float32), "sampling_rate": 16000}),
+    "no number": (InvalidArgumentError, {"temperature": float("nan")}),
+    "no seed": (InvalidArgumentError, {"seed": -1}),
+    "not a text": (InvalidArgumentError, {"text": 5}),
+    "not a speech": (InvalidArgumentError, {"text": None, "speech": PhonemeTrack([Phoneme("a", 0.0, 1.0)])}),
+    "half a box": (InvalidArgumentError, {"face_box": (1, 2, 3)}),
+    "track beyond its audio": (
+        InvalidTrackError,
+        {
+            "text": None,
+            "speech": Speech(PhonemeTrack([Phoneme("a", 0.0, 2.0)]), np.zeros(16000, np.float32), 16000, "en-us"),
+        },
+    ),
+    "broken audio": (
+        InvalidAudioError,
+        {
+            "text": None,
+            "speech": Speech(PhonemeTrack([Phoneme("a", 0.0, 1.0)]), np.full(16000, np.nan, np.float32), 16000, "en"),
+        },
+    ),
     "negative temperature": (InvalidArgumentError, {"temperature": -1.0}),
 }
 
@@ -269,12 +289,28 @@ def test_a_track_that_overlaps_itself_is_refused(talk, portrait):
         talk.stream(portrait, speech=Speech(track, np.zeros(16000, np.float32), 16000, "en-us"))
 
 
-def test_models_of_another_kind_are_refused(tmp_path):
+def test_several_portraits_one_after_the_other(talk, portrait):
+    videos = talk([portrait, portrait], text="Yes.")
+    assert len(videos) == 2 and np.array_equal(videos[0].frames, videos[1].frames)
+    with pytest.raises(InvalidArgumentError):
+        talk([portrait, portrait], text="Yes.", num_workers=2)
+
+
+def test_models_that_cannot_be_loaded_are_refused(talk, tmp_path):
     with pytest.raises(ModelLoadError):
         AvatarSyncPipeline.from_pretrained(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelLoadError):
         AvatarSyncPipeline.from_pretrained(tmp_path / "empty")
+    talk.save_pretrained(tmp_path / "partial")
+    weights = load_file(tmp_path / "partial" / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("interpolation.")}
+    save_file(kept, tmp_path / "partial" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match="interpolation"):
+        AvatarSyncPipeline.from_pretrained(tmp_path / "partial")
+    (tmp_path / "partial" / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ModelLoadError):
+        AvatarSyncPipeline.from_pretrained(tmp_path / "partial")
     config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
     BertModel(config).save_pretrained(tmp_path / "bert")
     with pytest.raises(ModelLoadError, match="bert"):

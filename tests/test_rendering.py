@@ -55,6 +55,14 @@ def test_a_face_that_rests_is_the_picture_itself(tokenizer, monkeypatch):
     assert (frames[0] != image).any(-1).mean() < 0.002
 
 
+def test_motion_fades_before_the_crop_ends(tokenizer):
+    image, alignment = portrait(400, 300)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+    rim = renderer.lookup.abs().amax(-1) >= 1
+    assert rim.any() and not renderer.fade[:, 0][rim].any()
+    assert renderer.fade.max() == 1
+
+
 def test_frames_do_not_depend_on_their_company(tokenizer):
     image, alignment = portrait(200, 200)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")

@@ -50,7 +50,7 @@ def reenact(
     mouth_flow, _ = mesh_flow(driver_landmarks * size, target * size, size)
     interior = warp(drivers, mouth_flow, mode="bicubic")
     own, other = skin_colour(portraits, portrait_landmarks) + 1, skin_colour(drivers, driver_landmarks) + 1
-    # Half hue, half brightness: teeth take on the portrait's light, not its complexion.
+    # Brightness rather than hue: teeth take on the portrait's light, not its complexion.
     gain = 0.15 * own / other + 0.85 * own.mean(1, keepdim=True) / other.mean(1, keepdim=True)
     level = (interior * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1)
     interior = (level + INTERIOR_CONTRAST * (interior - level)) * gain[:, :, None, None]

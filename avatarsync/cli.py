@@ -147,16 +147,10 @@ def _check_speech_options(args: argparse.Namespace) -> None:
 
 
 def _load_pipeline(args: argparse.Namespace):
-    import torch
     from transformers.utils import logging
 
     from avatarsync import AvatarSyncPipeline
 
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidArgumentError(f"--device {args.device} cannot be used ({reason}): try cpu") from error
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

@@ -158,7 +158,7 @@ def test_a_recording_becomes_a_video(portrait, recording, tmp_path):
 
 def test_an_edited_track_becomes_a_video_with_or_without_sound(portrait, recording, tmp_path):
     track = tmp_path / "t.TextGrid"
-    PhonemeTrack([Phoneme("m", 0.1, 0.4), Phoneme("ɑ", 0.4, 0.9)], language="en-us", duration=1.2).save(track)
+    PhonemeTrack([Phoneme("m", 0.1, 0.3), Phoneme("ɑ", 0.3, 0.6)], language="en-us", duration=1.2).save(track)
     face = ["--face-box", "170,60,110,140"]
     silent, heard = tmp_path / "silent.mp4", tmp_path / "heard.mp4"
     assert main(["generate", "--image", portrait, "--track", str(track), "-o", str(silent), "--fps", "10", *face]) == 0

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from avatarsync.errors import InvalidArgumentError
+from avatarsync.errors import InvalidArgumentError, InvalidImageError
 from avatarsync.image_processing_face import (
     EYE_MIDPOINT,
     FACE_CENTRIC_MARGIN,
@@ -12,16 +12,21 @@ from avatarsync.image_processing_face import (
     NUM_LANDMARKS,
     OUTER_LIPS,
     RIGHT_EYELIDS,
+    check_image,
     crop_matrix,
     eye_centres,
     eye_distance,
     face_centric_matrix,
+    face_view,
     invert_matrix,
     keypoint_matrix,
     landmark_box,
     letterbox,
+    overlap,
     pose_driven_matrix,
+    resize,
     smooth_matrices,
+    tiles,
     transform_points,
     warp_image,
     widen_matrix,
@@ -219,3 +224,103 @@ def test_letterbox_matrix_says_where_pixels_went(shape):
         picture = transform_points(np.array(inside, np.float32), invert_matrix(matrix)).round().astype(int)
         shown = square[[y for _, y in inside], [x for x, _ in inside]].astype(int)
         assert np.abs(shown - image[picture[:, 1], picture[:, 0]]).mean() < 5
+
+
+def test_letterbox_of_a_fine_pattern_does_not_alias():
+    checks = np.repeat((np.indices((2000, 2000)).sum(0) % 2 * 255)[..., None], 3, 2).astype(np.uint8)
+    square, _ = letterbox(checks, 192)
+    assert np.abs(square[2:-2, 2:-2].astype(int) - 127).max() < 12
+
+
+@pytest.mark.parametrize("size", [(57, 31), (40, 60), (13, 7), (114, 62)])
+def test_resize_keeps_ramps_and_flat_pictures(size):
+    width, height = size
+    assert (resize(np.full((31, 57, 3), 93, np.uint8), size) == 93).all()
+    ramp = np.broadcast_to((np.arange(57) * 4)[None, :, None], (31, 57, 3)).astype(np.uint8)
+    resized = resize(ramp, size)
+    assert resized.shape == (height, width, 3) and resized.dtype == np.uint8
+    expected = ((np.arange(width) + 0.5) * 57 / width - 0.5) * 4
+    edge = 2 + width // 20  # the filter looks past the border there
+    assert np.abs(resized[:, edge:-edge] - expected[edge:-edge, None]).max() <= 1.5
+
+
+def test_resize_to_the_same_size_copies_every_pixel():
+    image = np.random.default_rng(0).integers(0, 256, (31, 57, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize(image, (57, 31)), image)
+
+
+def test_pictures_stay_untouched_and_may_be_read_only():
+    image = np.random.default_rng(0).integers(0, 256, (900, 800, 3), dtype=np.uint8)
+    before = image.copy()
+    image.flags.writeable = False
+    letterbox(image, 192)
+    resize(image, (30, 40))
+    face_view(image, (100, 100, 500, 600))
+    warp_image(image, similarity(0.2, 0.3, (0, 0)), 64)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("box", [(100, 120, 450, 500), (-200, -150, 700, 800), (500, 400, 900, 900)])
+def test_face_view_shows_the_same_pixels_where_its_matrix_says(box):
+    image = smooth_picture(1001, 1203)
+    view, matrix = face_view(image, box)
+    assert max(view.shape) < 800 and matrix[0, 0] == matrix[1, 1] < 1 and matrix[0, 1] == matrix[1, 0] == 0
+    random = np.random.default_rng(0)
+    low, high = np.array([2, 2]), np.array(view.shape[1::-1]) - 3
+    inside = random.integers(low, high, (200, 2))
+    picture = transform_points(inside.astype(np.float32), invert_matrix(matrix)).round().astype(int)
+    shown, there = view[inside[:, 1], inside[:, 0]].astype(int), image[picture[:, 1], picture[:, 0]]
+    assert np.abs(shown - there).max() < 16 and np.abs(shown - there).mean() < 4
+
+
+def test_face_view_of_an_ordinary_face_is_the_picture():
+    image = smooth_picture(300, 300)
+    view, matrix = face_view(image, (20, 20, 200, 220))
+    assert view is image
+    np.testing.assert_array_equal(matrix, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(400, 900, 450), (1000, 1000, 333), (2160, 3840, 480), (50, 50, 64)]
+)
+def test_tiles_cover_the_picture_and_overlap_by_half(height, width, side):
+    covered = np.zeros((height, width), np.uint8)
+    for left, top, right, bottom in tiles(height, width, side):
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height and max(right - left, bottom - top) <= side
+        covered[top:bottom, left:right] += 1
+    assert covered.min() >= 1
+    # A face of half a tile lies whole in some tile.
+    half = side // 2 - 1
+    for x in range(0, max(1, width - half), 37):
+        assert any(left <= x and x + half <= right for left, _, right, _ in tiles(height, width, side)) or half > width
+
+
+def test_overlap_of_boxes():
+    box = (3.0, 4.0, 10.0, 20.0)
+    assert overlap(box, box) == 1
+    assert overlap(box, (13, 4, 10, 20)) == overlap(box, (90, 90, 5, 5)) == 0
+    assert overlap(box, (3, 4, 5, 20)) == overlap((3, 4, 5, 20), box) == pytest.approx(0.5)
+
+
+def test_box_of_landmarks_is_their_extent():
+    x, y, width, height = landmark_box(np.array([[5, 9], [2, 30], [11, 12.5]]))
+    assert (x, y, width, height) == (2, 9, 9, 21)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("portrait.png", "str"),
+        (np.zeros((200, 200), np.uint8), r"\(200, 200\)"),
+        (np.zeros((200, 200, 4), np.uint8), r"\(200, 200, 4\)"),
+        (np.zeros((200, 200, 3)), "float64"),
+        (np.zeros((300, 127, 3), np.uint8), "127x300.*128x128"),
+    ],
+)
+def test_what_is_no_picture_is_said(image, message):
+    with pytest.raises(InvalidImageError, match=message):
+        check_image(image)
+
+
+def test_the_smallest_picture_allowed():
+    check_image(np.zeros((128, 128, 3), np.uint8))

@@ -277,6 +277,13 @@ def test_output_holds_only_what_was_asked_for():
     torch.testing.assert_close(output.loss, output.landmark_loss + output.presence_loss)
 
 
+def test_black_is_minus_one_and_white_one():
+    crops = np.zeros((2, 4, 6, 3), np.uint8)
+    crops[1, 3, 5, 2] = 255
+    pixels = FaceAlignerModel(TINY).to_pixels(crops)
+    assert pixels.shape == (2, 3, 4, 6) and pixels[1, 2, 3, 5] == 1 and (pixels == -1).sum() == pixels.numel() - 1
+
+
 def test_every_parameter_gets_a_gradient():
     torch.manual_seed(0)
     model, random = FaceAlignerModel(TINY), np.random.default_rng(0)

@@ -20,13 +20,14 @@ from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
 
 WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
 THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
+SHUT_GAP = 0.01  # inner-lip gaps below this are narrowed
 LID_RANGE = (0.0, 1.25)  # openness of an eye relative to the reference's
 MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, relative to the neutral face's
 LIP_PULL_REACH = 0.10  # how far the lips pull the skin along
 LIP_PULL_WIDTH = 0.035
 STILL_ABOVE, MOVING_BELOW = 0.27, 0.34  # heights between which motion sets in
 # The same where the eyes are steered: what codes say of the eyes' surroundings would make steady eyes tremble.
-STEERED_STILL_ABOVE, STEERED_MOVING_BELOW = 0.44, 0.56
+STEERED_STILL_ABOVE, STEERED_MOVING_BELOW = 0.48, 0.60
 
 
 class ExpressionTransfer(nn.Module):
@@ -100,10 +101,13 @@ class ExpressionTransfer(nn.Module):
         width = torch.stack([width.clamp(*WIDTH_RANGE), torch.ones_like(width)], -1)[:, None]  # (B, 1, 2)
         target_inner = (expression[:, inner] - neutral_centre) * width + resting_centre[:, None]
         lower, upper = list(face_mesh.LOWER_LIP_POSITIONS), list(face_mesh.UPPER_LIP_POSITIONS)
-        overlap = (target_inner[:, upper, 1] - target_inner[:, lower, 1]).clamp_min(0) / 2
+        gap = target_inner[:, lower, 1] - target_inner[:, upper, 1]
+        share = (gap / SHUT_GAP).clamp(0, 1)
+        # Lips that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker between frames.
+        change = (gap * share * share * (3 - 2 * share) - gap) / 2
         push = torch.zeros_like(target_inner[..., 1])
-        push = push.index_copy(1, torch.tensor(lower, device=push.device), overlap)
-        push = push.index_copy(1, torch.tensor(upper, device=push.device), -overlap)
+        push = push.index_copy(1, torch.tensor(lower, device=push.device), change)
+        push = push.index_copy(1, torch.tensor(upper, device=push.device), -change)
         target_inner = target_inner + torch.stack([torch.zeros_like(push), push], -1)
         rings = []
         for ring in LIP_RINGS[:-1]:

@@ -27,6 +27,8 @@ SHORTEST_SPAN, LONGEST_SPAN = 1e-3, 10.0
 FOURIER_FEATURES = 8
 # Errors in a code above this count linearly, below it squared; codes lie in [-1, 1].
 LOSS_BETA = 0.1
+# Mean difference of two keyframes' codes (each in [-1, 1]) from which the correction counts in full.
+FULL_CORRECTION_DISTANCE = 0.1
 # The easing's slope stays between a third and three times linear, its lead within e^±1.5: no jump, no standstill.
 MAX_LOG_SHARPNESS = math.log(3.0)
 MAX_LOG_LEAD = 1.5
@@ -190,10 +192,11 @@ class InterpolationModel(PreTrainedModel):
 
     With the relative time t, an easing s and a correction d that the state-space blocks predict at t,
 
-        code(t) = (1 - s) · start + s · end + 4 t (1 - t) · d
+        code(t) = (1 - s) · start + s · end + 4 t (1 - t) · w · d
 
-    so that t = 0 and t = 1 return the keyframes exactly, whatever the weights. Easing and correction start at zero:
-    the untrained model interpolates linearly.
+    so that t = 0 and t = 1 return the keyframes exactly, whatever the weights. w grows from 0 to 1 with the distance
+    of the two keyframes: between equal ones the face stands still, or it would tremble in every silence. Easing and
+    correction start at zero: the untrained model interpolates linearly.
     """
 
     config_class = InterpolationConfig
@@ -275,6 +278,8 @@ class InterpolationModel(PreTrainedModel):
         correction = self.correction(hidden).float()  # (N, M, K, D)
 
         envelope = (4 * times * (1 - times)).float()[:, :, None, None]
+        distance = (end_codes - start_codes).float().abs().mean((-2, -1)) / FULL_CORRECTION_DISTANCE
+        envelope = envelope * distance.clamp(max=1)[:, None, None, None]
         codes = (1 - eased) * start_codes.unsqueeze(1) + eased * end_codes.unsqueeze(1) + envelope * correction
         loss = None if labels is None else _masked_loss(codes, labels, label_mask)
         return InterpolationOutput(loss=loss, codes=codes)

@@ -6,7 +6,7 @@ B pictures, F faces in a picture, G·G cells of the detector's map.
 import torch
 import torch.nn.functional as F
 
-from avatarsync.image_processing_face import INNER_LIPS, LEFT_EYELIDS, OUTER_LIPS, RIGHT_EYELIDS
+from avatarsync.face_mesh import INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR
 
 DETECTOR_STRIDE = 8
 LIP_WEIGHT, EYELID_WEIGHT = 6.0, 2.0
@@ -63,7 +63,10 @@ def detector_loss(maps: torch.Tensor, boxes: torch.Tensor, keypoints: torch.Tens
 def landmark_weights(num_landmarks: int) -> torch.Tensor:
     """`(num_landmarks,)`, mean 1: the renderer cuts the mouth open along the lips, so they count most."""
     weights = torch.ones(num_landmarks)
-    for indices, weight in ((OUTER_LIPS + INNER_LIPS, LIP_WEIGHT), (RIGHT_EYELIDS + LEFT_EYELIDS, EYELID_WEIGHT)):
+    for indices, weight in (
+        (OUTER_LIPS + INNER_LIPS, LIP_WEIGHT),
+        (RIGHT_EYE_CONTOUR + LEFT_EYE_CONTOUR, EYELID_WEIGHT),
+    ):
         weights[[index for index in indices if index < num_landmarks]] = weight
     return weights / weights.mean()
 

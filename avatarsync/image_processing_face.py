@@ -21,14 +21,6 @@ NUM_LANDMARKS = 468
 RIGHT_EYE_CORNERS = (33, 133)  # the subject's right eye: on the left of the picture
 LEFT_EYE_CORNERS = (362, 263)
 NOSE_BASE = 2
-UPPER_INNER_LIP, LOWER_INNER_LIP = 13, 14
-MOUTH_CORNERS = (61, 291)
-# fmt: off
-OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
-INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
-RIGHT_EYELIDS = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
-LEFT_EYELIDS = (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466)
-# fmt: on
 
 CropStrategy = Literal["pose_driven", "face_centric"]
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels

@@ -65,7 +65,7 @@ class AvatarSyncModel(PreTrainedModel):
         A mode of unbounded reach yields all keyframes at once.
         """
         quantizer, generator_config = self.visual_tokenizer.quantizer, self.keyframe_generator.config
-        reference_ids = quantizer.codes_to_ids(self.visual_tokenizer.quantize(reference.codes).codes)
+        reference_ids = self.visual_tokenizer.quantize(reference.codes).ids
         # Eyes are opened and closed by the renderer: keyframes are asked for with open eyes.
         condition = durations.new_ones(1, len(unit_ids), generator_config.condition_size)
         inputs = (unit_ids[None], durations[None], condition, reference_ids)

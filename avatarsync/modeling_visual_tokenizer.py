@@ -21,7 +21,15 @@ from transformers.utils import ModelOutput
 
 from .configuration_avatarsync import VisualTokenizerConfig
 from .expression_transfer import ExpressionTransfer
-from .face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, OUTER_LIPS, UPPER_LIP_POSITIONS
+from .face_mesh import (
+    INNER_LIPS,
+    LEFT_EYE_CONTOUR,
+    LIP_RINGS,
+    LOWER_LIP_POSITIONS,
+    OUTER_LIPS,
+    RIGHT_EYE_CONTOUR,
+    UPPER_LIP_POSITIONS,
+)
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
 from .warping import mesh_flow, soften, warp
 
@@ -186,7 +194,7 @@ class VisualTokenizerModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # PyTorch's own initialisation suits convolutions with group norm; loading from scratch only needs it again.
+        # PyTorch's own initialisation suits convolutions with group norm; tables are computed, never loaded.
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm, VectorQuantizer)):
             module.reset_parameters()
         elif isinstance(module, ExpressionTransfer):
@@ -327,10 +335,8 @@ class VisualTokenizerModel(PreTrainedModel):
 
 def _landmark_weights() -> torch.Tensor:
     """`(468,)` weights of the expression loss, mean 1."""
-    from . import face_mesh
-
     weights = torch.ones(468)
-    weights[list(face_mesh.RIGHT_EYE_CONTOUR + face_mesh.LEFT_EYE_CONTOUR)] = LID_WEIGHT
+    weights[list(RIGHT_EYE_CONTOUR + LEFT_EYE_CONTOUR)] = LID_WEIGHT
     for ring in LIP_RINGS:
         weights[list(ring)] = LIP_WEIGHT
     return weights / weights.mean()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .face_mesh import add_fade_rings
-from .image_processing_face import crop_matrix, invert_matrix, transform_points, warp_image
+from .image_processing_face import invert_matrix, transform_points, warp_image
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import VisualTokenizerModel
 from .warping import warp
@@ -43,7 +43,7 @@ class FaceRenderer:
         self.tokenizer, self.image = tokenizer, image
         size = tokenizer.config.crop_size
         device, dtype = tokenizer.device, torch.float32
-        matrix = crop_matrix(alignment.landmarks, size, crop_strategy)
+        matrix = alignment.matrix(size, crop_strategy)
         crop = torch.from_numpy(warp_image(image, matrix, size)).to(device, tokenizer.dtype)
         landmarks = torch.from_numpy(transform_points(alignment.landmarks, matrix) / size).to(device, dtype)[None]
         with torch.inference_mode():

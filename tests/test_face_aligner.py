@@ -17,8 +17,8 @@ from avatarsync.errors import (
     MultipleFacesError,
 )
 from avatarsync.face_aligner_losses import cell_centres, detector_loss, landmark_loss, landmark_weights
+from avatarsync.face_mesh import INNER_LIPS
 from avatarsync.image_processing_face import (
-    INNER_LIPS,
     NOSE_BASE,
     NUM_LANDMARKS,
     eye_centres,

@@ -2,16 +2,13 @@ import numpy as np
 import pytest
 
 from avatarsync.errors import InvalidArgumentError, InvalidImageError
+from avatarsync.face_mesh import INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR
 from avatarsync.image_processing_face import (
     EYE_MIDPOINT,
     FACE_CENTRIC_MARGIN,
     FACE_SCALE,
-    INNER_LIPS,
-    LEFT_EYELIDS,
     NOSE_BASE,
     NUM_LANDMARKS,
-    OUTER_LIPS,
-    RIGHT_EYELIDS,
     check_image,
     crop_matrix,
     eye_centres,
@@ -122,7 +119,7 @@ def test_strategies_by_name():
 
 
 def test_landmark_groups_are_apart_and_inside_the_mesh():
-    groups = (OUTER_LIPS, INNER_LIPS, RIGHT_EYELIDS, LEFT_EYELIDS)
+    groups = (OUTER_LIPS, INNER_LIPS, RIGHT_EYE_CONTOUR, LEFT_EYE_CONTOUR)
     together = [index for group in groups for index in group]
     assert len(set(together)) == len(together) == 72
     assert max(together) < NUM_LANDMARKS

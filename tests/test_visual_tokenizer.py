@@ -96,8 +96,6 @@ def test_saving_and_loading_keeps_every_weight(model, faces, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = VisualTokenizerModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        for one in (model, loaded):
-            reference = one.prepare_reference(*faces)
-            out = one.decode(reference.codes, reference).pixels
-            expected = out if one is model else expected  # noqa: F821
+        references = [one.prepare_reference(*faces) for one in (model, loaded)]
+        expected, out = (one.decode(r.codes, r).pixels for one, r in zip((model, loaded), references, strict=True))
     assert torch.equal(out, expected)

@@ -40,11 +40,8 @@ from tqdm import tqdm
 
 from avatarsync.configuration_avatarsync import FaceAlignerConfig
 from avatarsync.errors import FaceNotFoundError, FaceTooSmallError, MultipleFacesError
+from avatarsync.face_mesh import INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR
 from avatarsync.image_processing_face import (
-    INNER_LIPS,
-    LEFT_EYELIDS,
-    OUTER_LIPS,
-    RIGHT_EYELIDS,
     landmark_box,
     overlap,
     pose_driven_matrix,
@@ -59,7 +56,7 @@ EMA_DECAY = 0.998
 REGIONS = {
     "all": list(range(468)),
     "lips": list(OUTER_LIPS + INNER_LIPS),
-    "eyelids": list(RIGHT_EYELIDS + LEFT_EYELIDS),
+    "eyelids": list(RIGHT_EYE_CONTOUR + LEFT_EYE_CONTOUR),
 }
 
 

@@ -67,3 +67,11 @@ class ModelLoadError(AvatarSyncError, OSError):
 
 class MissingDependencyError(AvatarSyncError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
+
+
+class DatasetError(AvatarSyncError, ValueError):
+    """Training data that is missing, empty, unreadable or of another schema version."""
+
+
+class CheckpointError(AvatarSyncError, RuntimeError):
+    """A training checkpoint that is missing, incomplete or belongs to another configuration."""

@@ -391,8 +391,8 @@ class TrainingRun:
         newest = f"{left[-1].name} is whole" if left else "there is none yet"
         free = shutil.disk_usage(self.args.out).free / 1e6
         return OutputError(
-            f"the checkpoint of step {self.step} could not be written to {self.args.out} ({error}; {free:.0f} MB free): "
-            f"make room, then --resume latest ({newest})"
+            f"step {self.step} could not be saved to {self.args.out} ({error}; {free:.0f} MB free): make room, then "
+            f"--resume latest ({newest})"
         )
 
     def _state(self) -> dict:

@@ -136,6 +136,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
         reference_codes: torch.Tensor,
         labels: torch.Tensor,
         unit_mask: torch.Tensor | None = None,
+        label_mask: torch.Tensor | None = None,
     ) -> KeyframeOutput:
         """Cross-entropy of the true codes (Eq. 6), each token given the true ones before it.
 
@@ -146,6 +147,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
             reference_codes `(B, K)`: ids of the reference's codes.
             labels `(B, T, K)`: ids of the keyframes' codes; anything at padding.
             unit_mask `(B, T)`: False at padding, which must be last; None where there is none.
+            label_mask `(B, T)`: frames that the loss counts; None: all that are not padding.
 
         Raises:
             InvalidArgumentError: if the shapes do not fit each other or the configuration.
@@ -168,7 +170,8 @@ class KeyframeGeneratorModel(PreTrainedModel):
             rows, _, _ = block(rows, memory, causal, None, previous_mask)
         logits = self._logits(rows)
         digits = ids_to_digits(labels, config.code_factors, config.code_base)
-        errors = functional.cross_entropy(logits[unit_mask].flatten(0, -2).float(), digits[unit_mask].flatten())
+        counted = unit_mask if label_mask is None else unit_mask & label_mask
+        errors = functional.cross_entropy(logits[counted].flatten(0, -2).float(), digits[counted].flatten())
         return KeyframeOutput(loss=errors * config.code_factors, logits=logits)
 
     @torch.no_grad()

@@ -1,21 +1,25 @@
 """Clips as sequences: visual units on one side, visual codes of every frame on the other."""
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from face_data import split_names
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from avatarsync.face_mesh import LEFT_LOWER_LID, LEFT_UPPER_LID, RIGHT_LOWER_LID, RIGHT_UPPER_LID
+from avatarsync.data.dataset import Rows
+from avatarsync.data.expressions import Expressions
+from avatarsync.errors import DatasetError
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
-from avatarsync.phonemes import PhonemeTrack, VisualMapping
+from avatarsync.phonemes import VisualMapping
 from avatarsync.schedule import keyframe_times, timed_units
 
 SILENT_ID = 0
 CLOSED_SHARE = 0.12  # of the clip's 90th percentile of lip opening
-UPPER_LIDS, LOWER_LIDS = list(RIGHT_UPPER_LID + LEFT_UPPER_LID), list(RIGHT_LOWER_LID + LEFT_LOWER_LID)
+ENCODE_BATCH = 64
 
 
 @dataclass
@@ -23,20 +27,32 @@ class Clip:
     """One clip: T_s units, T frames.
 
     Attributes:
+        row: its index in the `Rows` it comes from.
         unit_ids, durations, keyframes: `(T_s,)` ids, seconds, and seconds of the keyframes.
         codes: continuous codes `(T, K, D)` of every frame.
-        landmarks: `(T, 468, 2)` in fractions of the crop's side.
+        expressions: `(T, 468, 2)`, the landmarks as expressions of the neutral face.
         openness: `(T,)` of the eyes, 1 at the clip's usual opening.
     """
 
-    name: str
+    row: int
+    speaker: str
     fps: float
     unit_ids: torch.Tensor
     durations: torch.Tensor
     keyframes: np.ndarray
     codes: torch.Tensor
-    landmarks: torch.Tensor
+    expressions: torch.Tensor
     openness: torch.Tensor
+
+    @property
+    def gaps(self) -> torch.Tensor:
+        """Inner-lip gap `(T,)`."""
+        return self.expressions[:, 14, 1] - self.expressions[:, 13, 1]
+
+    @property
+    def closed(self) -> torch.Tensor:
+        """Whether the lips are closed `(T,)`; never nowhere."""
+        return self.gaps <= torch.maximum(CLOSED_SHARE * self.gaps.quantile(0.9), self.gaps.min())
 
     @property
     def keyframe_indices(self) -> np.ndarray:
@@ -45,63 +61,81 @@ class Clip:
         People breathe and get ready to speak with open lips; a generated face is wanted shut when nobody speaks.
         """
         indices = np.clip(np.round(self.keyframes * self.fps).astype(int), 0, len(self.codes) - 1)
-        gap = (self.landmarks[:, 14, 1] - self.landmarks[:, 13, 1]).numpy()
-        limit = max(CLOSED_SHARE * np.quantile(gap, 0.9), gap.min())
-        closed = np.flatnonzero(gap <= limit)
+        closed = np.flatnonzero(self.closed.numpy())
         for position in np.flatnonzero(self.unit_ids.numpy() == SILENT_ID):
             indices[position] = closed[np.abs(closed - indices[position]).argmin()]
         return indices
 
 
+def fingerprint(model: torch.nn.Module) -> str:
+    """Twelve digits that change with the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 @torch.inference_mode()
-def encode(model: VisualTokenizerModel, crops: np.ndarray) -> torch.Tensor:
-    """Continuous codes `(N, K, D)` of crops `(N, S, S, 3)` uint8."""
-    codes = []
-    for start in range(0, len(crops), 32):
-        pixels = torch.from_numpy(crops[start : start + 32]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        codes.append(model.encode(pixels))
-    return torch.cat(codes)
+def encode_rows(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path) -> list[torch.Tensor]:
+    """Continuous codes `(T, K, D)` of every row, kept in `folder` under the encoder's fingerprint and `name`."""
+    cache = folder / f"codes-{fingerprint(model.encoder)}-{name}.safetensors"
+    if cache.exists():
+        codes = load_file(cache)["codes"]
+        if len(codes) == rows.num_frames.sum():
+            return list(codes.split(rows.num_frames.tolist()))
+    frames = [(row, frame) for row in range(len(rows)) for frame in range(rows.num_frames[row])]
+    parts = []
+    for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc=f"encoding {name}", disable=None):
+        crops = np.stack([rows.crop(row, frame) for row, frame in frames[start : start + ENCODE_BATCH]])
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).to(model.device) / 127.5 - 1
+        parts.append(model.encode(pixels).float().cpu())
+    codes = torch.cat(parts)
+    folder.mkdir(exist_ok=True)
+    partial = cache.with_suffix(f".{os.getpid()}.partial")
+    save_file({"codes": codes}, partial)
+    os.replace(partial, cache)
+    return list(codes.split(rows.num_frames.tolist()))
 
 
-def load_clips(labels: Path, tracks: Path, model: VisualTokenizerModel, cache: Path) -> tuple[list[Clip], list[Clip]]:
-    """Training and held-out clips; codes are kept in `cache`."""
-    train, held = split_names(labels, "clips")
-    stored = torch.load(cache, weights_only=True) if cache.exists() else {}
-    mapping = VisualMapping.default()
-    clips = {}
-    for path in tqdm([*train, *held], desc="encoding clips", disable=None):
-        track_path = tracks / f"{path.stem}.json"
-        if not track_path.exists():
+def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path) -> list[Clip]:
+    """The rows that have phonemes, encoded; `folder` keeps the codes.
+
+    Raises:
+        DatasetError: no clip has phonemes.
+    """
+    mapping, expressions = VisualMapping.default(), Expressions.of_rows(rows)
+    clips = []
+    for row, codes in enumerate(encode_rows(model, rows, name, folder)):
+        track = rows.track(row)
+        if not len(track):
             continue
-        with np.load(path) as data:
-            landmarks = torch.from_numpy(data["landmarks"] / data["crops"].shape[1]).float()
-            if path.stem not in stored:
-                stored[path.stem] = encode(model, data["crops"])
-            fps = float(data["fps"])
-        duration = len(landmarks) / fps
-        units = timed_units(PhonemeTrack.load(track_path), mapping, duration)
-        opening = (landmarks[:, LOWER_LIDS, 1] - landmarks[:, UPPER_LIDS, 1]).mean(1)
-        clips[path.stem] = Clip(
-            path.stem,
-            fps,
-            torch.tensor([unit.unit_id for unit in units]),
-            torch.tensor([unit.duration for unit in units], dtype=torch.float32),
-            keyframe_times(units),
-            stored[path.stem],
-            landmarks,
-            (opening / opening.quantile(0.8)).clamp(0, 1.2),
+        units = timed_units(track, mapping, len(codes) / rows.fps(row))
+        landmarks = torch.from_numpy(np.array(rows.landmarks(row)))
+        speaker = rows.speakers[row]
+        clips.append(
+            Clip(
+                row,
+                speaker,
+                rows.fps(row),
+                torch.tensor([unit.unit_id for unit in units]),
+                torch.tensor([unit.duration for unit in units], dtype=torch.float32),
+                keyframe_times(units),
+                codes,
+                expressions(landmarks, [speaker] * len(landmarks)),
+                torch.from_numpy(np.array(rows.openness(row), np.float32)).clamp(0, 1.2),
+            )
         )
-    torch.save(stored, cache)
-    return [clips[p.stem] for p in train if p.stem in clips], [clips[p.stem] for p in held if p.stem in clips]
+    if not clips:
+        raise DatasetError(f"no clip of the {name} split has phonemes: prepare the videos with their transcripts")
+    return clips
 
 
-def portrait_codes(labels: Path, model: VisualTokenizerModel) -> torch.Tensor:
-    """Continuous codes `(N, K, D)` of the training portraits: what references look like in use."""
-    crops = []
-    for path in split_names(labels, "portraits")[0]:
-        with np.load(path) as data:
-            crops.append(data["crops"][0])
-    return encode(model, np.stack(crops))
+def portrait_codes(model: VisualTokenizerModel, portraits: Rows | None, clips: list[Clip], folder: Path):
+    """Continuous codes `(N, K, D)` of the portraits, what references look like in use; without, of first frames."""
+    if portraits is None:
+        return torch.stack([clip.codes[0] for clip in clips])
+    return torch.cat(encode_rows(model, portraits, "portraits", folder))
 
 
 def correlations(expressions: list[torch.Tensor], clips: list[Clip]) -> dict[str, float]:
@@ -109,7 +143,7 @@ def correlations(expressions: list[torch.Tensor], clips: list[Clip]) -> dict[str
     opening, width, gain = [], [], []
     for expression, clip in zip(expressions, clips, strict=True):
         pairs = []
-        for landmarks in (expression, clip.landmarks):
+        for landmarks in (expression, clip.expressions):
             gap = (landmarks[:, 14] - landmarks[:, 13]).norm(dim=-1)
             corners = (landmarks[:, 291] - landmarks[:, 61]).norm(dim=-1)
             pairs.append((gap, corners))
@@ -118,7 +152,7 @@ def correlations(expressions: list[torch.Tensor], clips: list[Clip]) -> dict[str
         width.append(torch.corrcoef(torch.stack([corners, real_corners]))[0, 1].item())
         gain.append((gap.std() / real_gap.std()).item())
     return {
-        "opening_r": float(np.mean(opening)),
-        "width_r": float(np.mean(width)),
-        "opening_gain": float(np.mean(gain)),
+        "opening_r": float(np.nanmean(opening)),
+        "width_r": float(np.nanmean(width)),
+        "opening_gain": float(np.nanmean(gain)),
     }

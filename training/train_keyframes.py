@@ -1,28 +1,37 @@
-"""Train the keyframe generator (FKG), phase 1: cross-entropy of the tokens (Eq. 6).
+"""Train the keyframe generator (FKG) in the paper's two phases (section Facial training strategy).
 
-    python training/train_keyframes.py --labels LABELS --tracks TRACKS --tokenizer TOKENIZER --out OUT \
-        --attention_mode window --past_units 2 --future_units 1 --max_minutes 10
+    python training/train_keyframes.py --data DATA --tokenizer TOKENIZER --out PHASE1 --phase 1
+    python training/train_keyframes.py --data DATA --tokenizer TOKENIZER --init_from PHASE1 --out PHASE2 --phase 2 \
+        --learning_rate 5e-5 --max_train_steps 1000
 
-LABELS is what `prepare_data.py` wrote, TRACKS what `align_clips.py` wrote, TOKENIZER a trained visual tokenizer.
-Prints the held-out clips' correlation of lip opening and mouth width, keyframes joined by straight lines.
+Phase 1: cross-entropy of the tokens (Eq. 6). Phase 2: Eq. 10, that is the same plus perceptual, identity and facial
+similarity losses (Eq. 7–9) of pictures that the frozen decoder makes from straight-through soft codes. Their networks
+are named in logs and card for what they are; by default those that work offline, the paper's own by path
+(docs/feature_networks.md). Prints the held-out clips' correlation of lip opening and mouth width, keyframes joined by
+straight lines.
 """
 
 import argparse
-import json
-import time
-from pathlib import Path
+import copy
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from keyframe_data import KeyframeBatches, Quantizer, collate
+from model_card import dataset_facts
 from motion_data import Clip, correlations, load_clips, portrait_codes
-from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
+from tokenizer_data import load_rows
+from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
+from avatarsync.data.dataset import Rows, load
+from avatarsync.errors import CheckpointError, InvalidArgumentError
+from avatarsync.identity import load_face_embedding
+from avatarsync.losses import CompositeLoss, LossWeights
 from avatarsync.modeling_keyframes import KeyframeGeneratorModel
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, lip_openings
+from avatarsync.perceptual import load_perceptual
 from avatarsync.phonemes import VisualMapping, speak
+from avatarsync.quantizers import digits_to_ids
 from avatarsync.schedule import locate, timed_units
 
 UNSEEN_SENTENCES = (
@@ -32,151 +41,229 @@ UNSEEN_SENTENCES = (
     "Hello, it is good to see you. A moment ago I was only a picture.",
 )
 OPEN_UNITS = ("AA", "AE", "AO", "AW", "AY", "EH")
+PICTURE_INPUTS = (
+    "picture_places",
+    "reference_pixel_values",
+    "reference_landmarks",
+    "real_pixel_values",
+    "real_landmarks",
+)
+SHOWN_CLIPS, SHOWN_KEYFRAMES = 4, 10
 
 
-def collate(clips: list[Clip], tokenizer: VisualTokenizerModel, references: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Keyword arguments of `KeyframeGeneratorModel.forward`."""
-    indices = [clip.keyframe_indices for clip in clips]
-    ids = [tokenizer.quantize(clip.codes[i]).ids for clip, i in zip(clips, indices, strict=True)]
-    return {
-        "unit_ids": pad_sequence([clip.unit_ids for clip in clips], True),
-        "durations": pad_sequence([clip.durations for clip in clips], True, 0.1),
-        "condition": pad_sequence([clip.openness[i, None] for clip, i in zip(clips, indices, strict=True)], True),
-        "reference_codes": tokenizer.quantize(references).ids,
-        "unit_mask": pad_sequence([torch.ones(len(clip.unit_ids), dtype=torch.bool) for clip in clips], True),
-        "labels": pad_sequence(ids, True),
-    }
-
-
-def disturb_context(batch: dict[str, torch.Tensor], num_units: int, share: float) -> torch.Tensor:
-    """Replace a share of the units by others at random, in place; returns which frames keep their own unit `(B, T_s)`.
-
-    Few sentences have few contexts. Frames that must come out right among strange neighbours rely on their own unit
-    first, and so on unseen words.
-    """
-    units, mask = batch["unit_ids"], batch["unit_mask"]
-    replaced = torch.rand(units.shape) < share
-    batch["unit_ids"] = torch.where(replaced, torch.randint(num_units, units.shape), units)
-    return mask & ~replaced
-
-
-@torch.no_grad()
-def evaluate(model, tokenizer, clips: list[Clip], references: torch.Tensor) -> dict[str, float]:
-    model.eval()
-    losses, out = [], {}
-    expressions = {"greedy": [], "expected": []}
-    for clip, reference in zip(clips, references, strict=False):
-        batch = collate([clip], tokenizer, reference[None])
-        losses.append(model(**batch).loss.item())
-        batch.pop("labels"), batch.pop("unit_mask")
-        # Eyes are steered at inference, so the condition is "open".
-        batch["condition"] = torch.ones_like(batch["condition"])
-        generated = model.generate(**batch)
-        left, right, t, _ = locate(np.arange(len(clip.codes)) / clip.fps, clip.keyframes)
-        t = torch.from_numpy(t).float()[:, None, None]
-        for name, codes in (
-            ("greedy", tokenizer.quantizer.ids_to_codes(generated.codes[0])),
-            ("expected", tokenizer.quantizer.expected_codes_factorised(generated.logits[0])),
-        ):
-            expressions[name].append(tokenizer.expression(codes[left] * (1 - t) + codes[right] * t))
-    for name, values in expressions.items():
-        out |= {f"{name}_{key}": value for key, value in correlations(values, clips).items()}
-    out |= unseen_words(model, tokenizer, references)
-    model.train()
-    return {"held_loss": float(np.mean(losses))} | out
-
-
-@torch.no_grad()
-def unseen_words(model, tokenizer, references: torch.Tensor) -> dict[str, float]:
-    """Inner-lip gap, in % of the crop's side, per kind of unit in sentences whose words the corpus does not have."""
-    mapping = VisualMapping.default()
-    gaps = {"closed": [], "silent": [], "open": []}
-    for sentence in UNSEEN_SENTENCES:
-        speech = speak(sentence)
-        units = timed_units(speech.track, mapping, speech.duration)
-        ids = torch.tensor([unit.unit_id for unit in units])
-        durations = torch.tensor([unit.duration for unit in units])
-        reference = tokenizer.quantize(references[:1]).ids
-        codes = model.generate(ids[None], durations[None], torch.ones(1, len(ids), 1), reference).codes[0]
-        opening = lip_openings(tokenizer.expression(tokenizer.quantizer.ids_to_codes(codes)))[:, 4] * 100
-        for index, gap in zip(ids.tolist(), opening.tolist(), strict=True):
-            name = mapping.units[index]
-            kind = "closed" if name == "M" else "silent" if name == "SIL" else "open" if name in OPEN_UNITS else None
-            if kind:
-                gaps[kind].append(gap)
-    return {f"unseen_{kind}_gap": float(np.mean(values)) for kind, values in gaps.items()}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--labels", type=Path, required=True)
-    parser.add_argument("--tracks", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--attention_mode", default="window")
-    parser.add_argument("--past_units", type=int, default=2)
-    parser.add_argument("--future_units", type=int, default=1)
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = training_parser(__doc__, weight_decay=0.05)
+    parser.add_argument("--tokenizer", required=True, help="trained visual tokenizer")
+    parser.add_argument("--phase", type=int, choices=(1, 2), default=1)
+    modes = ("full", "causal", "limited_history", "one_to_one", "window")
+    parser.add_argument("--attention_mode", choices=modes, default="window", help="of the Text–Frame Causal Mask")
+    parser.add_argument("--past_units", type=int, default=2, help="of mode window")
+    parser.add_argument("--future_units", type=int, default=2, help="of mode window")
     parser.add_argument("--context_noise", type=float, default=0.2, help="share of units replaced in training")
-    parser.add_argument("--batch_size", type=int, default=12)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--max_minutes", type=float, default=10)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument("--lambda_reconstruction", type=float, default=1.0, help="λ1 of Eq. 10")
+    parser.add_argument("--lambda_lpips", type=float, default=1.0, help="λ2")
+    parser.add_argument("--lambda_identity", type=float, default=1.0, help="λ3")
+    parser.add_argument("--lambda_facial", type=float, default=1.0, help="λ4")
+    parser.add_argument("--perceptual", default="st-lpips", help="network of λ2")
+    parser.add_argument("--identity", default="dlib", help="network of λ3; the paper's: arcface:FILE")
+    parser.add_argument("--facial", default="dlib", help="network of λ4; the paper's: facenet512:FILE")
+    parser.add_argument("--pictures_per_clip", type=int, default=2, help="keyframes of a clip that phase 2 decodes")
+    args = parser.parse_args(argv)
+    if args.phase == 2 and args.init_from is None:
+        raise InvalidArgumentError("--phase 2 goes on from phase 1: --init_from its folder")
+    return args
 
-    torch.manual_seed(args.seed)
-    random = np.random.default_rng(args.seed + int(time.time()))
+
+def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> KeyframeGeneratorModel:
+    wanted = {"codebook_size": tokenizer.config.codebook_size, "num_tokens": tokenizer.config.num_tokens}
+    if args.init_from is not None:
+        model = KeyframeGeneratorModel.from_pretrained(args.init_from)
+        for name, value in wanted.items():
+            if getattr(model.config, name) != value:
+                raise CheckpointError(
+                    f"{args.init_from} has {name} {getattr(model.config, name)}, the tokenizer {value}: give its own"
+                )
+        return model
+    attention = {name: getattr(args, name) for name in ("attention_mode", "past_units", "future_units")}
+    return KeyframeGeneratorModel(KeyframeGeneratorConfig(**(wanted | attention | sizes(args))))
+
+
+def build_composite_loss(args: argparse.Namespace) -> CompositeLoss:
+    """Eq. 10 with the networks that its weights ask for."""
+    weights = LossWeights(args.lambda_reconstruction, args.lambda_lpips, args.lambda_identity, args.lambda_facial)
+    identity = load_face_embedding(args.identity) if weights.identity else None
+    facial = identity
+    if weights.facial_similarity and (identity is None or args.facial != args.identity):
+        facial = load_face_embedding(args.facial)
+    perceptual = load_perceptual(args.perceptual) if weights.lpips else None
+    return CompositeLoss(weights, perceptual, identity, facial)
+
+
+def loss_networks(composite: CompositeLoss) -> list[str]:
+    """What measures each term of Eq. 10, by its own name."""
+    networks = {"λ2": composite.perceptual, "λ3": composite.identity, "λ4": composite.facial_similarity}
+    return ["λ1: cross-entropy"] + [f"{term}: {network.name}" for term, network in networks.items() if network]
+
+
+def decode_straight_through(
+    tokenizer: VisualTokenizerModel, logits: torch.Tensor, pictures: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures `(P, 3, S, S)` and landmarks `(P, 468, 2)` of the likeliest codes, with the mean codes' gradient.
+
+    Args:
+        logits: `(B, T, K, F, V_f)` of the generator.
+    """
+    item, frame = pictures["picture_places"].unbind(-1)
+    logits = logits[item, frame].float()  # (P, K, F, V_f)
+    soft = tokenizer.quantizer.expected_codes_factorised(logits)
+    hard = tokenizer.quantizer.ids_to_codes(digits_to_ids(logits.argmax(-1), logits.shape[-1]))
+    codes = hard + soft - soft.detach()
+    reference = tokenizer.prepare_reference(pictures["reference_pixel_values"], pictures["reference_landmarks"])
+    decoded = tokenizer.decode(codes, reference)
+    return decoded.pixels, decoded.landmarks
+
+
+class HeldOut:
+    """Held-out clips, each with a portrait's codes for its reference; eyes are steered, so the condition is open."""
+
+    def __init__(
+        self,
+        tokenizer: VisualTokenizerModel,
+        quantizer: Quantizer,
+        clips: list[Clip],
+        rows: Rows,
+        portraits: torch.Tensor,
+    ):
+        self.tokenizer, self.quantizer, self.clips, self.rows = tokenizer, quantizer, clips, rows
+        self.portraits, self.device = portraits, tokenizer.device
+
+    def inputs(self, index: int) -> dict[str, torch.Tensor]:
+        reference = self.portraits[index % len(self.portraits)][None]
+        batch = collate([self.clips[index]], self.quantizer, reference)
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def generate(self, model: KeyframeGeneratorModel, batch: dict[str, torch.Tensor]):
+        inputs = {name: batch[name] for name in ("unit_ids", "durations", "reference_codes")}
+        return model.generate(condition=torch.ones_like(batch["condition"]), **inputs)
+
+    def evaluate(self, model: KeyframeGeneratorModel) -> dict[str, float]:
+        quantizer, losses = self.tokenizer.quantizer, []
+        expressions = {"greedy": [], "expected": []}
+        for index, clip in enumerate(self.clips):
+            batch = self.inputs(index)
+            losses.append(model(**batch).loss.item())
+            generated = self.generate(model, batch)
+            left, right, t, _ = locate(np.arange(len(clip.codes)) / clip.fps, clip.keyframes)
+            t = torch.from_numpy(t).float().to(self.device)[:, None, None]
+            for name, codes in (
+                ("greedy", quantizer.ids_to_codes(generated.codes[0])),
+                ("expected", quantizer.expected_codes_factorised(generated.logits[0])),
+            ):
+                expression = self.tokenizer.expression(codes[left] * (1 - t) + codes[right] * t)
+                expressions[name].append(expression.cpu())
+        out = {"loss": float(np.mean(losses))}
+        for name, values in expressions.items():
+            out |= {f"{name}_{key}": value for key, value in correlations(values, self.clips).items()}
+        return out | self.unseen_words(model)
+
+    def unseen_words(self, model: KeyframeGeneratorModel) -> dict[str, float]:
+        """Inner-lip gap, in % of the crop's side, per kind of unit in sentences whose words a corpus may not have."""
+        mapping = VisualMapping.default()
+        gaps = {"closed": [], "silent": [], "open": []}
+        for sentence in UNSEEN_SENTENCES:
+            speech = speak(sentence)
+            units = timed_units(speech.track, mapping, speech.duration)
+            ids = torch.tensor([[unit.unit_id for unit in units]], device=self.device)
+            durations = torch.tensor([[unit.duration for unit in units]], device=self.device)
+            reference = self.quantizer.codes_to_ids(self.portraits[:1]).to(self.device)
+            condition = torch.ones(*ids.shape, 1, device=self.device)
+            generated = model.generate(ids, durations, condition, reference)
+            codes = self.tokenizer.quantizer.ids_to_codes(generated.codes[0])
+            opening = lip_openings(self.tokenizer.expression(codes))[:, 4] * 100
+            for index, gap in zip(ids[0].tolist(), opening.tolist(), strict=True):
+                name = mapping.units[index]
+                kind = {"M": "closed", "SIL": "silent"}.get(name, "open" if name in OPEN_UNITS else None)
+                if kind:
+                    gaps[kind].append(gap)
+        return {f"unseen_{kind}_gap": float(np.mean(values)) for kind, values in gaps.items()}
+
+    def sheet(self, model: KeyframeGeneratorModel) -> np.ndarray:
+        """Two rows a clip: real keyframes, and the generated ones on the clip's first frame."""
+        rows = []
+        for index, clip in list(enumerate(self.clips))[:SHOWN_CLIPS]:
+            chosen = np.linspace(0, len(clip.unit_ids) - 1, SHOWN_KEYFRAMES).round().astype(int)
+            crops = [self.rows.crop(clip.row, frame) for frame in clip.keyframe_indices[chosen]]
+            rows.append(np.concatenate(crops, 1))
+            pixels = torch.from_numpy(self.rows.crop(clip.row, 0)).permute(2, 0, 1)[None].to(self.device) / 127.5 - 1
+            landmarks = torch.from_numpy(np.array(self.rows.landmarks(clip.row)[:1])).float().to(self.device)
+            reference = self.tokenizer.prepare_reference(pixels, landmarks).expand(SHOWN_KEYFRAMES)
+            codes = self.generate(model, self.inputs(index)).codes[0, torch.from_numpy(chosen).to(self.device)]
+            decoded = self.tokenizer.decode(self.tokenizer.quantizer.ids_to_codes(codes), reference).pixels
+            pictures = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+            rows.append(np.concatenate(list(pictures), 1))
+        return np.concatenate(rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    accelerator = start_accelerator(args)
+    data = load(args.data)
+    train_rows, portraits, _ = load_rows(data, "train", args.data)
+    held_rows = load_rows(data, "test", args.data)[0]
     tokenizer = VisualTokenizerModel.from_pretrained(args.tokenizer).eval().requires_grad_(False)
-    args.out.mkdir(parents=True, exist_ok=True)
-    clips, held = load_clips(args.labels, args.tracks, tokenizer, args.out / "codes.pt")
-    portraits = portrait_codes(args.labels, tokenizer)
-    if (args.out / "config.json").exists():
-        model = KeyframeGeneratorModel.from_pretrained(args.out)
-    else:
-        config = KeyframeGeneratorConfig(
-            codebook_size=tokenizer.config.codebook_size,
-            num_tokens=tokenizer.config.num_tokens,
-            attention_mode=args.attention_mode,
-            past_units=args.past_units,
-            future_units=args.future_units,
-        )
-        model = KeyframeGeneratorModel(config)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.05, betas=(0.9, 0.98))
-    step, history, start, last = 0, [], time.monotonic(), time.monotonic()
-    bar = tqdm(disable=None)
-    while (elapsed := (time.monotonic() - start) / 60) < args.max_minutes:
-        rate = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * elapsed / args.max_minutes))
-        optimizer.param_groups[0]["lr"] = args.learning_rate * rate * min(1, (step + 1) / 100)
-        chosen = [clips[i] for i in random.integers(len(clips), size=args.batch_size)]
-        # References are mostly other people, as in use: what they look like must not matter to the motion.
-        references = portraits[random.integers(len(portraits), size=args.batch_size)].clone()
-        for i in np.flatnonzero(random.random(args.batch_size) < 0.3):
-            other = clips[random.integers(len(clips))]
-            references[i] = other.codes[random.integers(len(other.codes))]
-        batch = collate(chosen, tokenizer, references)
-        labels = batch["labels"]
-        counts = disturb_context(batch, model.config.num_units, args.context_noise)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            logits = model(**batch).logits
-        loss = F.cross_entropy(logits[:, :, :, 0][counts].flatten(0, 1).float(), labels[counts].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        bar.update()
-        if step % 50 == 0:
-            history.append({"step": step, "minutes": round(elapsed, 2), "loss": loss.item()})
-            print(json.dumps(history[-1]), flush=True)
-        if time.monotonic() - last > 150:
-            model.save_pretrained(args.out)
-            print(json.dumps({"step": step} | evaluate(model, tokenizer, held, portraits)), flush=True)
-            last = time.monotonic()
-    model.save_pretrained(args.out)
-    print(json.dumps({"step": step} | evaluate(model, tokenizer, held, portraits)), flush=True)
-    (args.out / "history.json").write_text(json.dumps(history, indent=1))
+    composite = build_composite_loss(args).to(accelerator.device) if args.phase == 2 else None
+    model = build_model(args, tokenizer)
+
+    tokenizer.to(accelerator.device)
+    cache = args.data / "cache"
+    with accelerator.main_process_first():
+        clips, held = (load_clips(tokenizer, rows, name, cache) for rows, name in ((train_rows, "train"),
+                                                                                   (held_rows, "test")))  # fmt: skip
+        references = portrait_codes(tokenizer, portraits, clips, cache)
+    quantizer = copy.deepcopy(tokenizer.quantizer).cpu()  # where batches are made
+    batches = KeyframeBatches(
+        clips,
+        quantizer,
+        references,
+        model.config.num_units,
+        args.batch_size,
+        args.context_noise,
+        args.seed,
+        rows=train_rows if args.phase == 2 else None,
+        pictures_per_clip=args.pictures_per_clip,
+    )
+    held_out = HeldOut(tokenizer, quantizer, held, held_rows, references)
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay,
+                                  betas=(0.9, 0.98))  # fmt: skip
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    facts = dataset_facts(args.data, len(train_rows), len(portraits or ()), data.settings)
+    mode = model.config.attention_mode
+    facts["Stage"] = f"Keyframe generator (FKG), phase {args.phase}, attention mode `{mode}`."
+    if mode == "window":
+        facts["Stage"] += f" Window: {model.config.past_units} units before, {model.config.future_units} after."
+    if composite is not None:
+        facts["Losses"] = ", ".join(loss_networks(composite))
+    run = TrainingRun(accelerator, args, model, optimizer, facts)
+
+    for batch in run.micro_batches(batches):
+        pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
+        with accelerator.accumulate(prepared):
+            result = prepared(**batch)
+            loss, losses = result.loss, {"loss": result.loss}
+            if composite is not None:
+                generated, landmarks = decode_straight_through(tokenizer, result.logits, pictures)
+                real = pictures["real_pixel_values"], landmarks, pictures["real_landmarks"]
+                out = composite(result.loss, generated, *real)
+                loss, losses = out.total, {"loss": out.total} | out.terms
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            prepared_optimizer.step()
+            prepared_optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            run.step_done(losses, lambda: held_out.evaluate(model), lambda: held_out.sheet(model))
+    run.finish(lambda: held_out.evaluate(model), lambda: held_out.sheet(model))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,79 +1,32 @@
 """Train the visual tokenizer.
 
-    python training/train_tokenizer.py --labels LABELS --out OUT --phase expression --max_minutes 15
-    python training/train_tokenizer.py --labels LABELS --out OUT --phase paint --max_minutes 30
+    python training/train_tokenizer.py --data DATA --out CODES --phase expression
+    python training/train_tokenizer.py --data DATA --init_from CODES --out TOKENIZER --phase paint
+
+or on several devices: accelerate launch --config_file training/accelerate/multi_gpu.yaml training/train_tokenizer.py …
 
 Phase `expression` trains encoder, quantizer and expression decoder by the landmarks that each picture's expression is
 known to have (cheap: no pixels are drawn); phase `paint` then freezes them, so that the codes stay what the keyframe
-generator learns, and trains the painter. LABELS is what `prepare_data.py` wrote. Goes on from OUT when that exists.
+generator learns, and trains the painter. DATA is what `prepare_data.py` and `reenact_portraits.py` wrote.
+
+Measured on two cores of an AMD EPYC with AVX512-BF16, --mixed_precision bf16, batches of 32: see training/README.md.
 """
 
 import argparse
-import json
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from face_data import Faces, TokenizerBatches, split_names
-from PIL import Image
-from tqdm import tqdm
+from model_card import dataset_facts
+from tokenizer_data import TokenizerBatches, load_rows
+from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import VisualTokenizerConfig
-from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, cut
+from avatarsync.data.dataset import load
+from avatarsync.errors import InvalidArgumentError
+from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, cut, mouth_widths
+from avatarsync.quantizers import VectorQuantizer
 
-
-@torch.no_grad()
-def evaluate(model: VisualTokenizerModel, clips: Faces, portraits: Faces, count: int = 64) -> dict[str, float]:
-    """Held-out: error of the expression in % of the crop (lips), openings' correlation, mouth PSNR over copying."""
-    model.eval()
-    out = {}
-    for name, share in (("speaker", 0.0), ("portraits", 1.0)):
-        batch = TokenizerBatches(clips, portraits, count, seed=1, portrait_share=share).batch()
-        result = model(**{key: batch[key] for key in PAINT_INPUTS if key != "quantize"})
-        window, side = model.mouth_window(batch["reference_landmarks"]), model.config.painter_size
-        real = cut(batch["labels"], window, side)
-
-        def psnr(pixels, real=real, window=window, side=side):
-            error = ((cut(pixels, window, side) - real) / 2).square().mean((1, 2, 3))
-            return -10 * torch.log10(error)
-
-        gain = psnr(result.decoded.pixels) - psnr(batch["reference_pixel_values"])
-        lips = (result.decoded.expression - batch["label_expression"])[:, [13, 14, 61, 291, 0, 17]]
-        openings = [e[:, 14, 1] - e[:, 13, 1] for e in (result.decoded.expression, batch["label_expression"])]
-        out[f"{name}_lip_error"] = lips.norm(dim=-1).mean().item() * 100
-        out[f"{name}_opening_r"] = torch.corrcoef(torch.stack(openings))[0, 1].item()
-        out[f"{name}_psnr_gain"] = gain.mean().item()
-        out[f"{name}_codes_used"] = len(result.ids.unique()) / result.ids.numel()
-    model.train()
-    return out
-
-
-@torch.no_grad()
-def sheet(model: VisualTokenizerModel, clips: Faces, portraits: Faces, path: Path) -> None:
-    """Rows of encoded | reference | wanted | decoded, held-out faces."""
-    model.eval()
-    batch = TokenizerBatches(clips, portraits, 12, seed=3, portrait_share=0.75).batch()
-    inputs = ("pixel_values", "reference_pixel_values", "reference_landmarks")
-    decoded = model(**{key: batch[key] for key in inputs}).decoded.pixels
-    columns = [batch["pixel_values"], batch["reference_pixel_values"], batch["labels"], decoded]
-    rows = torch.cat([torch.cat(list(column), 1) for column in columns], 2)  # (3, 12·S, 4·S)
-    half = rows.shape[1] // 2
-    rows = torch.cat([rows[:, :half], rows[:, half:]], 2)
-    pixels = ((rows + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(path)
-    model.train()
-
-
-def references_as_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the encoder learns from: a quarter of the pictures are references, whose expression it must know too."""
-    swap = (torch.rand(len(batch["pixel_values"])) < 0.25) & batch["reference_expression_known"]
-    pixels = torch.where(swap[:, None, None, None], batch["reference_pixel_values"], batch["pixel_values"])
-    expression = torch.where(swap[:, None, None], batch["reference_expression"], batch["label_expression"])
-    return {"pixel_values": pixels, "label_expression": expression, "quantize": batch["quantize"]}
-
-
-PAINT_INPUTS = (
+MODEL_INPUTS = (
     "pixel_values",
     "reference_pixel_values",
     "reference_landmarks",
@@ -82,83 +35,139 @@ PAINT_INPUTS = (
     "label_expression",
     "quantize",
 )
+LIPS = [13, 14, 61, 291, 0, 17]
+RESTART_STEPS = 100  # of dead VQ codes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--labels", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = training_parser(__doc__, batch_size=32, learning_rate=5e-4, ema_decay=0.998)
     parser.add_argument("--phase", choices=("expression", "paint"), required=True)
     parser.add_argument("--quantizer", choices=("lfq", "vq"), default="lfq")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
-    parser.add_argument("--max_minutes", type=float, default=15)
+    parser.add_argument("--portrait_share", type=float, default=0.6, help="share of reenacted portraits in a batch")
     parser.add_argument("--continuous_share", type=float, default=0.5, help="of phase expression, before quantising")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.phase == "paint" and args.init_from is None:
+        raise InvalidArgumentError("--phase paint needs the codes: --init_from the folder of phase expression")
+    return args
 
-    torch.manual_seed(args.seed)
-    train_clips, held_clips = split_names(args.labels, "clips")
-    train_portraits, held_portraits = split_names(args.labels, "portraits")
-    clips, portraits = Faces.load(train_clips), Faces.load(train_portraits)
-    held = Faces.load(held_clips), Faces.load(held_portraits)
-    args.out.mkdir(parents=True, exist_ok=True)
-    if (args.out / "config.json").exists():
-        model = VisualTokenizerModel.from_pretrained(args.out)
-    else:
-        model = VisualTokenizerModel(VisualTokenizerConfig(quantizer=args.quantizer))
-    model.train()
+
+def build_model(args: argparse.Namespace, crop_size: int) -> VisualTokenizerModel:
+    if args.init_from is not None:
+        return VisualTokenizerModel.from_pretrained(args.init_from)
+    return VisualTokenizerModel(VisualTokenizerConfig(crop_size=crop_size, quantizer=args.quantizer, **sizes(args)))
+
+
+def references_as_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the encoder learns from: every fourth picture is a reference, whose expression it must know too."""
+    every_fourth = torch.arange(len(batch["pixel_values"]), device=batch["quantize"].device) % 4 == 0
+    swap = every_fourth & batch["reference_expression_known"]
+    pixels = torch.where(swap[:, None, None, None], batch["reference_pixel_values"], batch["pixel_values"])
+    expression = torch.where(swap[:, None, None], batch["reference_expression"], batch["label_expression"])
+    return {"pixel_values": pixels, "label_expression": expression, "quantize": batch["quantize"]}
+
+
+class HeldOut:
+    """Held-out metrics: speakers' frames and reenacted portraits, each in one batch that never changes."""
+
+    def __init__(self, rows: tuple, portrait_share: float, device: torch.device, count: int = 64):
+        self.batches = {"speakers": TokenizerBatches(rows[0], None, None, count, 1, portrait_share=0.0)[0]}
+        self.shown = TokenizerBatches(*rows, 12, 3, portrait_share=0.75 if portrait_share else 0.0)[0]
+        if portrait_share:
+            self.batches["portraits"] = TokenizerBatches(*rows, count, 1, portrait_share=1.0)[0]
+        self.device = device
+
+    def inputs(self, batch: dict[str, torch.Tensor], without: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        return {name: batch[name].to(self.device) for name in MODEL_INPUTS if name not in without}
+
+    def evaluate(self, model: VisualTokenizerModel) -> dict[str, float]:
+        """From discrete codes: lip landmarks' error in % of the crop, r of opening and width, mouth PSNR over copy."""
+        out = {}
+        for name, batch in self.batches.items():
+            inputs = self.inputs(batch, without=("quantize",))
+            result = model(**inputs)
+            window, side = model.mouth_window(inputs["reference_landmarks"]), model.config.painter_size
+            real = cut(inputs["labels"], window, side)
+
+            def psnr(pixels, real=real, window=window, side=side):
+                error = ((cut(pixels, window, side) - real) / 2).square().mean((1, 2, 3)).clamp_min(1e-8)
+                return -10 * torch.log10(error)
+
+            found, wanted = model.expression(result.codes), inputs["label_expression"]
+            gain = psnr(result.decoded.pixels) - psnr(inputs["reference_pixel_values"])
+            openings = torch.stack([face[:, 14, 1] - face[:, 13, 1] for face in (found, wanted)])
+            widths = torch.stack([mouth_widths(face)[:, 0] for face in (found, wanted)])
+            out[f"{name}_lip_error"] = (found - wanted)[:, LIPS].norm(dim=-1).mean().item() * 100
+            out[f"{name}_opening_r"] = torch.corrcoef(openings)[0, 1].item()
+            out[f"{name}_width_r"] = torch.corrcoef(widths)[0, 1].item()
+            out[f"{name}_psnr_gain"] = gain.mean().item()
+            out[f"{name}_codes_used"] = len(result.ids.unique()) / result.ids.numel()
+        return out
+
+    def sheet(self, model: VisualTokenizerModel) -> np.ndarray:
+        """Columns of encoded | reference | wanted | decoded, held-out faces."""
+        inputs = self.inputs(self.shown, without=("labels", "label_landmarks", "label_expression", "quantize"))
+        decoded = model(**inputs).decoded.pixels.cpu()
+        columns = [self.shown[name] for name in ("pixel_values", "reference_pixel_values", "labels")] + [decoded]
+        rows = torch.cat([torch.cat(list(column), 1) for column in columns], 2)  # (3, 12·S, 4·S)
+        rows = torch.cat(rows.chunk(2, 1), 2)
+        return ((rows + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    accelerator = start_accelerator(args)
+    data = load(args.data)
+    train, held = load_rows(data, "train", args.data), load_rows(data, "test", args.data)
+    batches = TokenizerBatches(*train, args.batch_size, args.seed, args.portrait_share)
+    held_out = HeldOut(held, args.portrait_share, accelerator.device)
+
+    model = build_model(args, data.settings["crop_size"])
     paint = args.phase == "paint"
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("painter.") == paint)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    history = []
-    start = last_save = time.monotonic()
-    batches = iter(TokenizerBatches(clips, portraits, args.batch_size, seed=args.seed + int(time.time())))
-    bar = tqdm(disable=None)
-    step = 0
-    while (elapsed := (time.monotonic() - start) / 60) < args.max_minutes:
-        progress = elapsed / args.max_minutes
-        rate = args.learning_rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
-        optimizer.param_groups[0]["lr"] = rate
-        batch = next(batches)
-        batch = {key: batch[key] for key in PAINT_INPUTS} if paint else references_as_inputs(batch)
+    optimizer = torch.optim.AdamW(trained, args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.98))
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    facts = dataset_facts(args.data, len(train[0]), len(train[1] or ()), data.settings)
+    run = TrainingRun(accelerator, args, model, optimizer, facts | {"Stage": f"Visual tokenizer, phase {args.phase}."})
+
+    usage = torch.zeros(model.config.codebook_size, dtype=torch.long, device=accelerator.device)
+    for batch in run.micro_batches(batches):
+        inputs = {name: batch[name] for name in MODEL_INPUTS} if paint else references_as_inputs(batch)
         # Quantisation, and its entropy and commitment terms, before the codes carry motion would collapse them.
-        continuous = not paint and progress < args.continuous_share
+        continuous = not paint and run.step < args.continuous_share * args.max_train_steps
         if continuous:
-            batch["quantize"] = torch.zeros(args.batch_size, dtype=torch.bool)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            result = model(**batch)
-        # With frozen codes only the painter's loss has a gradient.
-        loss = result.pixel_loss if paint else result.expression_loss if continuous else result.loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        step += 1
-        bar.update()
-        if step % 50 == 0:
-            entry = {
-                "step": step,
-                "minutes": round(elapsed, 2),
-                "loss": loss.item(),
-                "expression": result.expression_loss.item(),
-            }
-            if step % 200 == 0:
-                entry |= evaluate(model, *held)
-            history.append(entry)
-            print(json.dumps(entry), flush=True)
-        if time.monotonic() - last_save > 180:
-            model.save_pretrained(args.out)
-            sheet(model, *held, args.out / "sheet.png")
-            last_save = time.monotonic()
-    model.save_pretrained(args.out)
-    sheet(model, *held, args.out / "sheet.png")
-    print(json.dumps({"step": step} | evaluate(model, *held)))
-    (args.out / f"history_{args.phase}.json").write_text(json.dumps(history, indent=1))
+            inputs["quantize"] = torch.zeros_like(inputs["quantize"])
+        with accelerator.accumulate(prepared):
+            result = prepared(**inputs)
+            # With frozen codes only the painter's loss has a gradient.
+            loss = result.pixel_loss if paint else result.expression_loss if continuous else result.loss
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(trained, args.max_grad_norm)
+            prepared_optimizer.step()
+            prepared_optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            losses = {"loss": loss, "expression_loss": result.expression_loss}
+            if paint:
+                losses["pixel_loss"] = result.pixel_loss
+            if isinstance(model.quantizer, VectorQuantizer) and not paint:
+                usage += torch.bincount(result.ids.flatten(), minlength=len(usage))
+                if (run.step + 1) % RESTART_STEPS == 0:
+                    restart_dead_codes(accelerator, model, inputs["pixel_values"], usage)
+            run.step_done(losses, lambda: held_out.evaluate(model), lambda: held_out.sheet(model))
+    run.finish(lambda: held_out.evaluate(model), lambda: held_out.sheet(model))
+
+
+@torch.no_grad()
+def restart_dead_codes(accelerator, model: VisualTokenizerModel, pixels: torch.Tensor, usage: torch.Tensor) -> None:
+    """Move unused VQ codes onto data, the same in all processes, and start counting anew."""
+    used = accelerator.reduce(usage, "sum")
+    model.quantizer.restart_dead_codes(model.encode(pixels), used)
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast(model.quantizer.codebook.data, 0)
+    usage.zero_()
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -53,6 +53,7 @@ def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help="dataset that prepare_data.py wrote")
     add("--out", type=Path, required=True, help="folder of the run")
     add("--init_from", type=Path, help="weights to start from: a folder that save_pretrained wrote")
+    add("--config", nargs="*", default=[], metavar="NAME=NUMBER", help="sizes, as the model's config names them")
     add("--resume", metavar="latest|FOLDER", help="go on from a checkpoint; latest: OUT's newest, or from the start")
     add("--max_train_steps", type=int, default=10_000, help="optimizer steps, over which the cosine schedule runs")
     add("--max_minutes", type=float, help="stop and save when the time is up; --resume latest goes on")
@@ -77,6 +78,14 @@ def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     return parser
 
 
+def sizes(args: argparse.Namespace) -> dict[str, int]:
+    """The entries of --config."""
+    try:
+        return {name: int(value) for name, value in (entry.split("=") for entry in args.config)}
+    except ValueError as error:
+        raise InvalidArgumentError(f"--config {' '.join(args.config)}: give NAME=NUMBER, as hidden_size=64") from error
+
+
 def run_script(main: Callable[[list[str] | None], None]) -> None:
     """Call `main`; bad input becomes one line and exit status 2."""
     try:
@@ -96,7 +105,9 @@ def start_accelerator(args: argparse.Namespace) -> Accelerator:
         raise InvalidArgumentError(f"--ema_decay {args.ema_decay}: give 0 (no averaging) to less than 1")
     if args.resume is None and any((args.out / name).exists() for name in ("config.json", "checkpoints")):
         raise OutputError(f"{args.out} holds a run already: --resume latest goes on with it, or give another --out")
-    handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
+    # NCCL, the default, is for GPUs alone; a single process has no group to initialise.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if several and not torch.cuda.is_available() else []
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -158,7 +169,9 @@ class TrainingRun:
     ):
         self.accelerator, self.args, self.model, self.facts = accelerator, args, model, facts
         # Not prepared: Accelerate would step it once per process, DeepSpeed once in all.
-        self.scheduler = get_scheduler("cosine", optimizer, args.warmup_steps, args.max_train_steps)
+        self.scheduler = get_scheduler(
+            "cosine", optimizer, num_warmup_steps=args.warmup_steps, num_training_steps=args.max_train_steps
+        )
         self.ema = EMAModel(model.parameters(), decay=args.ema_decay)
         self.ema.to(accelerator.device)
         accelerator.register_for_checkpointing(self.scheduler, self.ema)

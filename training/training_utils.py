@@ -108,6 +108,11 @@ def start_accelerator(args: argparse.Namespace) -> Accelerator:
     # NCCL, the default, is for GPUs alone; a single process has no group to initialise.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     handlers = [InitProcessGroupKwargs(backend="gloo")] if several and not torch.cuda.is_available() else []
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not torch.cuda.is_available():
+        import deepspeed
+
+        # Gloo does without it; DeepSpeed would compile it, which needs a C++ compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,

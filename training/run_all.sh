@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# From raw folders to a model that `from_pretrained` reads: every stage in order. This is how the bundled weights are made.
+#
+#   training/run_all.sh --videos VIDEOS --portraits PORTRAITS --out OUT
+#   training/run_all.sh --toy OUT          # two drawn speakers and a few steps of each stage: does everything run?
+#
+# Options
+#   --videos DIR, --portraits DIR    what to learn from; may be given several times
+#   --out DIR                        dataset, runs and, in the end, OUT/model
+#   --layout flat|grid|cmlr|hdtf     of the videos (docs/dataset.md)
+#   --landmarker FILE                MediaPipe's face_landmarker.task, the teacher; default: the package's own face aligner
+#   --held_out FILE                  ids that training never sees; default: 5 % of clips and portraits
+#   --accelerate FILE                of training/accelerate/; default cpu.yaml
+#   --minutes N                      stop each stage after N minutes; call again to go on
+#   --speed N                        divide all numbers of steps by N
+# Interrupted or called again, it goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+layout=flat landmarker=bundled accelerate=training/accelerate/cpu.yaml speed=1 out="" toy=""
+videos=() portraits=() prepare=() limit=()
+while [ $# -gt 0 ]; do
+    [ $# -ge 2 ] || { echo "error: $1 needs a value; see the top of $0" >&2; exit 2; }
+    case "$1" in
+        --videos) videos+=("$2") ;;
+        --portraits) portraits+=("$2") ;;
+        --out) out="$2" ;;
+        --layout) layout="$2" ;;
+        --landmarker) landmarker="$2" ;;
+        --held_out) prepare+=(--held_out "$2") ;;
+        --accelerate) accelerate="$2" ;;
+        --minutes) limit=(--max_minutes "$2") ;;
+        --speed) speed="$2" ;;
+        --toy) toy=yes out="$2" ;;
+        *) echo "error: unknown option $1; see the top of $0" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+[ -n "$out" ] || { echo "error: --out is missing; see the top of $0" >&2; exit 2; }
+data="$out/dataset" per_portrait=8
+
+# Sizes and steps of each stage; the toy's are as small as the models can be.
+aligner=() tokenizer=() keyframes=() interpolation=()
+if [ -n "$toy" ]; then
+    python training/toy_data.py "$out/raw"
+    videos=("$out/raw/videos") portraits=("$out/raw/portraits") per_portrait=2
+    prepare+=(--test_share 0.25 --pictures_per_clip 2)
+    small=(--batch_size 4 --warmup_steps 0 --log_steps 1 --eval_steps 2 --checkpoint_steps 2)
+    aligner=("${small[@]}" --config detector_width=8 landmark_width=8)
+    tokenizer=("${small[@]}" --config encoder_width=8 motion_width=32 painter_width=8)
+    keyframes=("${small[@]}" --config hidden_size=64 num_layers=2 num_heads=4)
+    interpolation=("${small[@]}" --config hidden_size=32 num_layers=1 head_size=16)
+fi
+steps() { if [ -n "$toy" ]; then echo 2; else echo $(($1 / speed > 0 ? $1 / speed : 1)); fi; }
+train() { # script, out, steps, options…
+    local script="$1" folder="$2" count; count="$(steps "$3")"; shift 3
+    echo "== $script → $folder ($count steps)"
+    accelerate launch --config_file "$accelerate" "training/$script" --data "$data" --out "$folder" --resume latest \
+        --max_train_steps "$count" "${limit[@]}" "$@"
+}
+
+echo "== data"
+python training/prepare_data.py --out "$data" --layout "$layout" --landmarker "$landmarker" \
+    ${videos[@]:+--videos "${videos[@]}"} ${portraits[@]:+--portraits "${portraits[@]}"} "${prepare[@]}"
+python training/reenact_portraits.py --data "$data" --per_portrait "$per_portrait"
+
+train train_face_aligner.py "$out/detector" 3000 --head detector "${aligner[@]}"
+train train_face_aligner.py "$out/face_aligner" 12000 --head landmarks --init_from "$out/detector" "${aligner[@]}"
+train train_tokenizer.py "$out/codes" 6000 --phase expression "${tokenizer[@]}"
+train train_tokenizer.py "$out/tokenizer" 4000 --phase paint --init_from "$out/codes" "${tokenizer[@]}"
+train train_keyframes.py "$out/keyframes_1" 3000 --phase 1 --tokenizer "$out/tokenizer" \
+    --learning_rate 1e-3 "${keyframes[@]}"
+train train_keyframes.py "$out/keyframes_2" 200 --phase 2 --tokenizer "$out/tokenizer" \
+    --init_from "$out/keyframes_1" --learning_rate 5e-5 "${keyframes[@]}"
+train train_interpolation.py "$out/interpolation" 4000 --tokenizer "$out/tokenizer" \
+    --keyframes "$out/keyframes_2" "${interpolation[@]}"
+
+echo "== model"
+python training/assemble.py --face_aligner "$out/face_aligner" --visual_tokenizer "$out/tokenizer" \
+    --keyframe_generator "$out/keyframes_2" --interpolation "$out/interpolation" --out "$out/model"
+if [ -z "$toy" ]; then
+    python training/contact_sheet.py --model "$out/model" --out "$out/contact_sheet.png"
+fi

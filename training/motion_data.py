@@ -148,11 +148,12 @@ def correlations(expressions: list[torch.Tensor], clips: list[Clip]) -> dict[str
             corners = (landmarks[:, 291] - landmarks[:, 61]).norm(dim=-1)
             pairs.append((gap, corners))
         (gap, corners), (real_gap, real_corners) = pairs
-        opening.append(torch.corrcoef(torch.stack([gap, real_gap]))[0, 1].item())
-        width.append(torch.corrcoef(torch.stack([corners, real_corners]))[0, 1].item())
+        for values, pair in ((opening, (gap, real_gap)), (width, (corners, real_corners))):
+            # A face that does not move at all goes with nothing: r = 0.
+            values.append(torch.corrcoef(torch.stack(pair))[0, 1].nan_to_num(0.0).item())
         gain.append((gap.std() / real_gap.std()).item())
     return {
-        "opening_r": float(np.nanmean(opening)),
-        "width_r": float(np.nanmean(width)),
-        "opening_gain": float(np.nanmean(gain)),
+        "opening_r": float(np.mean(opening)),
+        "width_r": float(np.mean(width)),
+        "opening_gain": float(np.mean(gain)),
     }

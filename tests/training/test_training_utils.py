@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_dataset import write_tiny_dataset
-
 import train_interpolation
 import train_keyframes
 import train_tokenizer
+from safetensors.torch import load_file
+from tiny_dataset import write_tiny_dataset
+from training_utils import EveryNth, complete_checkpoints, training_parser
+
 from avatarsync import KeyframeGeneratorModel, VisualTokenizerModel
 from avatarsync.errors import CheckpointError, DatasetError, InvalidArgumentError, OutputError
-from training_utils import EveryNth, complete_checkpoints, training_parser
 
 TRAINING = Path(train_tokenizer.__file__).parent
 LOOP = ["--max_train_steps", "4", "--batch_size", "2", "--log_steps", "1", "--eval_steps", "2",
@@ -166,8 +166,9 @@ def test_every_attention_mode_trains(mode, data, codes, tmp_path):
 
 
 def test_batches_are_determined_by_their_number(data):
-    from avatarsync.data.dataset import Rows, load
     from tokenizer_data import TokenizerBatches
+
+    from avatarsync.data.dataset import Rows, load
 
     rows = Rows(load(data).clips["train"])
     first, again = (TokenizerBatches(rows, None, None, 3, 7, portrait_share=0.0) for _ in range(2))

@@ -5,7 +5,7 @@
 espeak-ng says sentences in two languages, by several speakers, at several speeds; silence is put around them and noise
 over them. Each recording is aligned with its transcript, and the starts of the phonemes that both tracks have are
 compared. With --clips, recordings of people are aligned too, and the edges of their words compared with the GRID
-corpus's .align files, which were made by a machine and hold errors of their own (see training/align_clips.py).
+corpus's .align files, which were made by a machine and hold errors of their own.
 Prints Markdown tables: bias (median), mean, 95th percentile and share within 50 ms of the absolute error.
 """
 
@@ -15,8 +15,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from align_clips import VIDEO_SUFFIXES, read_transcript, word_edges
+from layouts import flat
 from tqdm import tqdm
+from transcripts import edge_differences, read_transcript
 
 from avatarsync.phonemes import SILENCE, Phoneme, PhonemeTrack, VisualMapping, dtw_alignment, english_alignment, speak
 from avatarsync.phonemes.audio import load_audio, to_mono
@@ -98,21 +99,21 @@ def measure_synthetic() -> None:
 
 
 def measure_clips(folder: Path, count: int) -> None:
-    videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-    videos = videos[:: max(1, len(videos) // count)]
+    sources = [source for source in flat(folder, "en-us") if source.transcript is not None]
+    sources = sources[:: max(1, len(sources) // count)]
     print("\n| word edges, people | compared | bias | mean error | 95th percentile | within 50 ms |")
     print("|---|---|---|---|---|---|")
     for name, method in (("pocketsphinx", by_pocketsphinx), ("time warping", by_warping)):
         starts, ends, total = [], [], 0
-        for video in tqdm(videos, disable=None, leave=False):
-            words = read_transcript(video)
-            audio, sampling_rate = load_audio(video)
-            total += len(words)
-            track = method(to_mono(audio), sampling_rate, " ".join(word for *_, word in words), "en-us")
-            found = word_edges(track) if track is not None else []
-            if [w for *_, w in found] == [w for *_, w in words]:
-                starts += [mine[0] - theirs[0] for mine, theirs in zip(found, words, strict=True)]
-                ends += [mine[1] - theirs[1] for mine, theirs in zip(found, words, strict=True)]
+        for source in tqdm(sources, disable=None, leave=False):
+            transcript = read_transcript(source.transcript)
+            audio, sampling_rate = load_audio(source.path)
+            total += len(transcript.words)
+            track = method(to_mono(audio), sampling_rate, transcript.text, "en-us")
+            if track is not None:
+                differences = edge_differences(track, transcript.words)
+                starts += differences[0]
+                ends += differences[1]
         print(row(f"{name}, starts", starts, total))
         print(row(f"{name}, ends", ends, total))
 

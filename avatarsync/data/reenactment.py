@@ -32,13 +32,16 @@ NOSE_TIP = 1
 EDGE_SOFTNESS = 0.006  # of the crop's side
 # The driver's mouth is filmed at few pixels and compressed; without more contrast its teeth are a grey smear.
 INTERIOR_CONTRAST = 1.35
+# Mean colour of skin over its brightness, of official portraits: what differs from it is a colour cast.
+SKIN_CHROMA = (1.207, 0.941, 0.852)
+TEETH_GREYNESS = 0.6
 # What a wide picture shows beyond the crop on every side, of the crop's side: all of the head, for the face aligner.
 WIDE_MARGIN = 3 / 8
 WIDE_QUALITY = 92  # of its JPEG
 # Frames with closed lips are common and easy: how often they are drawn, relative to those at the 90th percentile.
 CLOSED_WEIGHT = 0.2
 # Portraits that reenactment would spoil. The far half of a turned face has too few pixels to be opened ...
-MAX_TURN = 0.1  # of the nose tip from the middle of the crop, in crop sides
+MAX_TURN = 0.075  # of the nose tip from the middle of the crop, in crop sides
 # ... and a face enlarged into its crop is blurred.
 MAX_ENLARGEMENT = 1.6
 
@@ -60,6 +63,27 @@ def skin_colour(image: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     places = landmarks[:, list(SKIN_LANDMARKS)].round().long().clamp(0, image.shape[-1] - 1)  # (B, 5, 2)
     batch = torch.arange(len(image), device=image.device)[:, None]
     return image[batch, :, places[..., 1], places[..., 0]].mean(1)
+
+
+def lit_like(interior: torch.Tensor, mouth: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The driver's open mouth `(B, 3, H, W)` in the portrait's light.
+
+    Args:
+        mouth: `(B, 1, H, W)`, 1 inside.
+        own, other: skin colours `(B, 3)` of portrait and driver.
+    """
+    own_level, other_level = own.mean(1, keepdim=True), other.mean(1, keepdim=True)
+    # Most of the driver's colour cast goes: skin shows more of it than teeth do. The portrait's light is followed, but
+    # not its complexion: teeth are no darker in a darker face.
+    light = (own_level / other_level).clamp(0.75, 1.3)
+    cast = (torch.tensor(SKIN_CHROMA, device=own.device) * other_level / other) ** 0.7
+    interior = interior * (light * cast)[:, :, None, None]
+    grey = interior.mean(1, keepdim=True)
+    level = (grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1)
+    # Teeth are what is bright in a mouth, and teeth are nearly grey.
+    bright = ((grey - 0.8 * level) / (0.5 * level)).clamp(0, 1)
+    colour = (interior - grey) * (1 - TEETH_GREYNESS * bright)
+    return level + INTERIOR_CONTRAST * (grey - level) + colour
 
 
 def reenact(
@@ -94,10 +118,7 @@ def reenact(
     mouth_flow, _ = mesh_flow(driving, after, side)
     interior = warp(drivers, mouth_flow, mode="bicubic")
     own, other = skin_colour(portraits, before) + 1, skin_colour(drivers, driving) + 1
-    # Brightness rather than hue: teeth take on the portrait's light, not its complexion.
-    gain = 0.15 * own / other + 0.85 * own.mean(1, keepdim=True) / other.mean(1, keepdim=True)
-    level = (interior * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1)
-    interior = (level + INTERIOR_CONTRAST * (interior - level)) * gain[:, :, None, None]
+    interior = lit_like(interior, mouth, own, other)
     # Well inside the portrait's own open mouth: its rim is lip as often as tooth.
     _, own_mouth = mesh_flow(before, before, side)
     teeth = (2 * soften(own_mouth, EDGE_SOFTNESS * size) - 1).clamp_min(0)

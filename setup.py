@@ -24,6 +24,9 @@ requirements = [
     "tqdm>=4.65",
 ]
 
+# Weight files of feature networks and nothing else: they bring no torchvision (docs/feature_networks.md).
+feature_weights = ["face-recognition-models>=0.3", "stlpips-pytorch>=0.0.2"]
+
 extras = {
     "train": [
         "accelerate>=1.2",
@@ -34,9 +37,10 @@ extras = {
         "mediapipe>=0.10.30",
         "peft>=0.14",
         "tensorboard>=2.17",
+        *feature_weights,
     ],
     "demo": ["gradio>=5.9"],
-    "eval": ["evaluate>=0.4.3", "torchmetrics>=1.6"],
+    "eval": ["evaluate>=0.4.3", "torchmetrics>=1.6", *feature_weights],
     # Speech recognisers from the Hub whose tokenizers phonemise text ask for this GPL-3 package.
     "align": ["phonemizer>=3.3"],
     "cuda": ["mamba-ssm>=2.2.4"],

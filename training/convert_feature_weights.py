@@ -89,6 +89,9 @@ def convert(network: str, inputs: list[Path], out: Path) -> str:
         save_file({name: value.float().contiguous() for name, value in tensors.items()}, partial)
         loaded = load_perceptual(partial) if network == "lpips" else load_face_embedding(f"{network}:{partial}")
         partial.rename(out)
+    except ModelLoadError as error:
+        # The user knows the inputs, not the file under way.
+        raise ModelLoadError(str(error).replace(str(partial), " + ".join(map(str, inputs)))) from error
     finally:
         partial.unlink(missing_ok=True)
     return loaded.name

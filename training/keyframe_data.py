@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from motion_data import Clip
+from numbered_batches import NumberedBatches
 from torch.nn.utils.rnn import pad_sequence
-from training_utils import NumberedBatches
 
 from avatarsync.data.dataset import Rows
 from avatarsync.quantizers import LookupFreeQuantizer, VectorQuantizer

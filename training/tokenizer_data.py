@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from training_utils import NumberedBatches
+from numbered_batches import NumberedBatches
 
 from avatarsync.data.dataset import Rows
 from avatarsync.data.expressions import Expressions

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from model_card import dataset_facts
 from motion_data import SILENT_ID, Clip, correlations, load_clips, portrait_codes
+from numbered_batches import NumberedBatches
 from tokenizer_data import load_rows
 from tqdm import tqdm
-from training_utils import NumberedBatches, TrainingRun, run_script, sizes, start_accelerator, training_parser
+from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import InterpolationConfig
 from avatarsync.data.dataset import load

@@ -29,9 +29,10 @@ from curves import History
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from model_card import write_model_card
+from numbered_batches import EveryNth, NumberedBatches
 from PIL import Image
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -126,33 +127,6 @@ def start_accelerator(args: argparse.Namespace) -> Accelerator:
     args.out.mkdir(parents=True, exist_ok=True)
     set_seed(args.seed, device_specific=True)
     return accelerator
-
-
-class NumberedBatches(Dataset):
-    """Batches that their number determines: `self[i]` is a dict of tensors; subclasses write `make`."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        random = np.random.default_rng((self.seed, index))
-        return self.make(random, torch.Generator().manual_seed(int(random.integers(2**62))))
-
-    def make(self, random: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
-
-
-class EveryNth(Sampler):
-    """start, start + stride, start + 2 · stride, … without end."""
-
-    def __init__(self, start: int, stride: int):
-        self.start, self.stride = start, stride
-
-    def __iter__(self) -> Iterator[int]:
-        index = self.start
-        while True:
-            yield index
-            index += self.stride
 
 
 class TrainingRun:

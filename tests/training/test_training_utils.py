@@ -14,9 +14,10 @@ import torch
 import train_interpolation
 import train_keyframes
 import train_tokenizer
+from numbered_batches import EveryNth
 from safetensors.torch import load_file
 from tiny_dataset import write_tiny_dataset
-from training_utils import EveryNth, complete_checkpoints, training_parser
+from training_utils import complete_checkpoints, training_parser
 
 from avatarsync import KeyframeGeneratorModel, VisualTokenizerModel
 from avatarsync.errors import CheckpointError, DatasetError, InvalidArgumentError, OutputError

@@ -1,10 +1,12 @@
-"""A model card written from a run: what it was trained on, for how long, what it measured. OUT/README.md."""
+"""A model card written from a run: what it was trained on, for how long, what it measured. OUT/README.md;
+and the upload of weights and card."""
 
 import json
 import platform
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
 
 from avatarsync.version import __version__
 
@@ -75,3 +77,16 @@ def write_model_card(run, metrics: dict[str, float]) -> None:
         "",
     ]
     (args.out / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def push_to_hub(run) -> None:
+    """Upload weights, card, curves and samples in one commit; checkpoints stay at home."""
+    api = HfApi()
+    name = api.create_repo(run.args.hub_model_id or run.args.out.name, exist_ok=True).repo_id
+    api.upload_folder(
+        repo_id=name,
+        folder_path=run.args.out,
+        allow_patterns=["*.json", "*.safetensors", "README.md", "curves.png", "samples/*.png"],
+        ignore_patterns=["checkpoints/*"],
+        commit_message=f"Step {run.step}",
+    )

@@ -28,7 +28,7 @@ from accelerate.utils import set_seed
 from curves import History
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from model_card import write_model_card
+from model_card import push_to_hub, write_model_card
 from numbered_batches import EveryNth, NumberedBatches
 from PIL import Image
 from safetensors import SafetensorError
@@ -265,7 +265,7 @@ class TrainingRun:
         if self._main:
             write_model_card(self, metrics)
             if self.args.push_to_hub:
-                self._push()
+                push_to_hub(self)
         self.accelerator.wait_for_everyone()
         done = "done" if self.step >= self.args.max_train_steps else "stopped; --resume latest goes on"
         self.print(f"{self.args.out}: step {self.step} of {self.args.max_train_steps}, {done}")
@@ -426,20 +426,6 @@ class TrainingRun:
         self.step = state["step"]
         self.history.truncate(self.step)
         self.print(f"resumed from {folder.name}")
-
-    def _push(self) -> None:
-        name = self.args.hub_model_id or self.args.out.name
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        url = api.create_repo(name, exist_ok=True).repo_id
-        api.upload_folder(
-            repo_id=url,
-            folder_path=self.args.out,
-            allow_patterns=["*.json", "*.safetensors", "README.md", "curves.png", "samples/*.png"],
-            ignore_patterns=["checkpoints/*"],
-            commit_message=f"Step {self.step}",
-        )
 
 
 def complete_checkpoints(out: Path) -> list[Path]:

@@ -304,3 +304,26 @@ def test_two_processes_train_save_and_resume(launcher, data, codes, tmp_path):
             assert "resumed from checkpoint-000002" in output
     assert "of 4 samples" in (tmp_path / "run" / "README.md").read_text()
     KeyframeGeneratorModel.from_pretrained(tmp_path / "run")
+
+
+def test_pushing_uploads_weights_and_card_but_no_checkpoint(data, codes, tmp_path, monkeypatch):
+    """The Hub itself is out of reach: what would be sent is looked at instead."""
+    import model_card
+    from huggingface_hub.utils import filter_repo_objects
+
+    sent = {}
+
+    class Hub:
+        def create_repo(self, name, exist_ok):
+            return type("Url", (), {"repo_id": f"me/{name}"})
+
+        def upload_folder(self, repo_id, folder_path, allow_patterns, ignore_patterns, commit_message):
+            files = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
+            sent[repo_id] = set(
+                filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+            )
+
+    monkeypatch.setattr(model_card, "HfApi", Hub)
+    train_generator(data, codes, tmp_path / "mine", "--max_train_steps", "1", "--push_to_hub")
+    files = sent["me/mine"]
+    assert {"README.md", "config.json", "model.safetensors", "curves.png", "samples/step-000001.png"} == files

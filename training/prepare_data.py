@@ -32,6 +32,7 @@ from landmarkers import BUNDLED, open_landmarker
 from layouts import LAYOUTS, Source, find_sources
 from preparation_report import summarise, write_report
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 from upscaling import load_upscaler
 
 from avatarsync.data import dataset
@@ -118,21 +119,24 @@ def settings_of(args: argparse.Namespace, held_out: list[str] | None) -> dict:
     }
 
 
+def check_out(out: Path, settings: dict) -> None:
+    """Make sure that OUT is new, or was made with the same settings."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "schema.json").exists():
+        raise OutputError(f"{out} holds other files: give a new folder with --out")
+    before = dataset.read_settings(out)
+    different = [name for name, value in settings.items() if before.get(name) != value]
+    if different:
+        listed = "; ".join(f"{name} was {before.get(name)!r}, is {settings[name]!r}" for name in different)
+        raise DatasetError(f"{out} was made with other settings ({listed}): repeat them, or give another --out")
+
+
 def open_out(out: Path, settings: dict) -> None:
-    """Make OUT, or make sure that what it holds was made with the same settings."""
+    """Make the folders of a run."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            if not (out / "schema.json").exists():
-                raise OutputError(f"{out} holds other files: give a new folder with --out")
-            before = dataset.read_settings(out)
-            different = [name for name, value in settings.items() if before.get(name) != value]
-            if different:
-                listed = "; ".join(f"{name} was {before.get(name)!r}, is {settings[name]!r}" for name in different)
-                raise DatasetError(
-                    f"{out} was made with other settings ({listed}): repeat them, or give another --out"
-                )
-        else:
+        if not (out / "schema.json").exists():
             dataset.write_settings(out, settings)
         for kind in KINDS:
             (out / WORK / kind).mkdir(parents=True, exist_ok=True)
@@ -169,6 +173,7 @@ def start_worker(landmarker: str, upscale: str, options: LabelOptions, threads: 
     global _labeller
     if threads is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the workers
+        disable_progress_bar()
         torch.set_num_threads(threads)
     _labeller = Labeller(open_landmarker(landmarker), load_upscaler(upscale), options)
 
@@ -299,6 +304,7 @@ def run(arguments: list[str] | None) -> None:
     parser = build_parser()
     args = parser.parse_args(arguments)
     check_arguments(args)
+    disable_progress_bar()
     held_out = read_held_out(args.held_out)
     settings = settings_of(args, held_out)
     sources = find_sources(args.videos, args.portraits, args.layout, args.language)
@@ -309,6 +315,7 @@ def run(arguments: list[str] | None) -> None:
     speakers = {source.speaker for source in sources["clips"]}
     if args.split == "speaker" and held_out is None and len(speakers) == 1:
         raise DatasetError(f"--split speaker needs two speakers, the videos show only {speakers.pop()!r}: use clip")
+    check_out(args.out, settings)
     # A landmarker or network that does not work is known now, not in some worker.
     open_landmarker(str(args.landmarker)), load_upscaler(str(args.upscale))
     open_out(args.out, settings)
@@ -338,7 +345,8 @@ def run(arguments: list[str] | None) -> None:
         shutil.rmtree(args.out / WORK)
     print(summary)
     print(f"{len(jobs)} files labelled now; dataset: {args.out}")
-    dataset.load(args.out)  # says so where nothing was kept
+    if not any(record["kept"] for kind in KINDS for record in records[kind].values()):
+        raise DatasetError(f"everything was left out: {args.out / 'report.md'} says why")
 
 
 def main(arguments: list[str] | None = None) -> int:

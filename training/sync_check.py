@@ -21,7 +21,7 @@ SYLLABLE = 0.12  # seconds: standard deviation of what is taken off as slow
 # Of 577 clips of 3 s in sync, 1 % are beaten by this margin; moved by 5 or 6 frames, half of them are. Of stretches of
 # 18 s in sync none is, and nine of ten when moved.
 MARGIN, MARGIN_SECONDS = 0.25, 3.0
-MIN_CORRELATION = 0.25
+MIN_CORRELATION = 0.35
 
 
 @dataclass

@@ -42,7 +42,8 @@ def read_clock(path: Path, fps: Fraction | None, own_sound: bool) -> VideoClock:
         video = container.streams.video[0]
         if fps is None:
             try:
-                fps = parse_frame_rate(video.average_rate or video.guessed_rate or 0)
+                # As a decimal, since averages over coarse time stamps miss the NTSC rates by a hair.
+                fps = parse_frame_rate(float(video.average_rate or video.guessed_rate or 0))
             except InvalidFrameRateError as error:
                 raise InvalidFrameRateError(f"filmed at {video.average_rate} frames per second: give --fps") from error
         first = container.streams.audio[0] if own_sound and container.streams.audio else video
@@ -74,7 +75,7 @@ def read_frames(path: Path, clock: VideoClock) -> Iterator[np.ndarray]:
             last, shown = frame, time
         if last is not None:
             pixels = _upright(last)
-            while wanted / clock.fps < shown + length / 2:
+            while wanted < round((shown + length) * clock.fps):
                 yield pixels
                 wanted += 1
 

@@ -59,6 +59,16 @@ def footage():
 
 
 @pytest.fixture(scope="module")
+def four_words(footage):
+    """The beginning of it."""
+    end = track_words(footage.track)[3][1] + 0.2
+    track = PhonemeTrack([phoneme for phoneme in footage.track if phoneme.end <= end])
+    return Footage(
+        footage.frames[: round(25 * end)], 25, footage.audio[: round(footage.rate * end)], footage.rate, track
+    )
+
+
+@pytest.fixture(scope="module")
 def portraits(tmp_path_factory):
     """One face, one cup of coffee, one broken file."""
     folder = tmp_path_factory.mktemp("portraits")
@@ -91,9 +101,9 @@ def everything(folder):
     return rows
 
 
-def test_a_corpus_from_start_to_growth(tmp_path, capsys, footage, portraits):
+def test_a_corpus_from_start_to_growth(tmp_path, capsys, four_words, portraits):
     """GRID's layout and portraits by two workers; the same command again; a new video; other settings."""
-    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    footage, corpus, out = four_words, tmp_path / "corpus", tmp_path / "out"
     footage.write(corpus / "s1" / "aaa.mp4", step=2)
     write_align(corpus / "s1" / "align" / "aaa.align", footage)
     footage.write(corpus / "s2" / "bbb.mp4", step=2)
@@ -136,7 +146,7 @@ def test_a_corpus_from_start_to_growth(tmp_path, capsys, footage, portraits):
     assert (status, "0 files labelled now" in printed) == (0, True)
     assert str(everything(out)) == str(before)
 
-    footage.write(corpus / "s1" / "ccc.mp4", step=2)
+    footage.write(corpus / "s1" / "ccc.mp4", last=26, step=2)
     Image.fromarray(astronaut()[:250, 110:360]).save(portraits / "broken.jpg")  # mended
     status, printed = prepare(capsys, *command, "--workers", 1)
     assert (status, "2 files labelled now" in printed) == (0, True)

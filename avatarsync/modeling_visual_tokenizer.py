@@ -25,18 +25,14 @@ from .face_mesh import (
     INNER_LIPS,
     LEFT_EYE_CONTOUR,
     LIP_RINGS,
-    LOWER_LIP_POSITIONS,
     OUTER_LIPS,
     RIGHT_EYE_CONTOUR,
-    UPPER_LIP_POSITIONS,
 )
+from .lip_edges import hide_teeth, inset_open_lips, lip_gaps
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
 from .warping import mesh_flow, soften, warp
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
-# How far the inner lips of an open mouth are taken to lie inside the lips, of the crop's side; at most so much of the
-# way to the next ring of landmarks; and the gap from which a mouth counts as open.
-LIP_INSET, MAX_INSET_SHARE, OPEN_GAP = 0.012, 0.7, 0.008
 EDGE_WEIGHT = 2.0  # of the paint's gradients against its colours: teeth are edges
 # Lips and lids carry what people look at; the rest of the face only follows.
 LIP_WEIGHT, LID_WEIGHT = 6.0, 4.0
@@ -255,7 +251,8 @@ class VisualTokenizerModel(PreTrainedModel):
         """The picture of a reference whose landmarks are to be `landmarks` `(B, 468, 2)`."""
         size, side = self.config.crop_size, self.config.painter_size
         cells = size * detail
-        flow, mouth = mesh_flow(reference.landmarks * cells, landmarks * cells, cells)
+        source = hide_teeth(reference.landmarks, landmarks)
+        flow, mouth = mesh_flow(source * cells, landmarks * cells, cells)
         mask = (1.5 * soften(mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
         small_flow, small_mouth, small_mask = flow, mouth, mask
         if detail > 1:
@@ -312,7 +309,7 @@ class VisualTokenizerModel(PreTrainedModel):
         if label_expression is not None:
             weights = self.landmark_weights[:, None]
             expression_loss = ((expression - label_expression).abs() * weights).mean() * 100
-            gap_error = (lip_openings(expression) - lip_openings(label_expression)).abs().mean() * 100
+            gap_error = (lip_gaps(expression) - lip_gaps(label_expression)).abs().mean() * 100
             width_error = (mouth_widths(expression) - mouth_widths(label_expression)).abs().mean() * 100
             expression_loss = expression_loss + gap_error + WIDTH_WEIGHT * width_error
             loss = loss + expression_loss
@@ -345,34 +342,10 @@ def _landmark_weights() -> torch.Tensor:
     return weights / weights.mean()
 
 
-def lip_openings(landmarks: torch.Tensor) -> torch.Tensor:
-    """Height `(B, 9)` of the inner-lip gap at nine places across the mouth."""
-    lower, upper = [INNER_LIPS[i] for i in range(1, 10)], [INNER_LIPS[i] for i in range(19, 10, -1)]
-    return landmarks[:, lower, 1] - landmarks[:, upper, 1]
-
-
 def mouth_widths(landmarks: torch.Tensor) -> torch.Tensor:
     """Distance `(B, 2)` between the corners of the outer and of the inner lips."""
     right, left = ([ring[0] for ring in (OUTER_LIPS, INNER_LIPS)], [ring[10] for ring in (OUTER_LIPS, INNER_LIPS)])
     return (landmarks[:, left] - landmarks[:, right]).norm(dim=-1)
-
-
-def inset_open_lips(landmarks: torch.Tensor) -> torch.Tensor:
-    """Landmarks `(B, 468, 2)` whose inner lips, where they are open, lie a little inside the flesh of the lips.
-
-    A landmark that is off by a pixel would otherwise carry a rim of teeth along when a smile is closed.
-    """
-    inner, flesh = list(INNER_LIPS), list(LIP_RINGS[-2])
-    lower, upper = list(LOWER_LIP_POSITIONS), list(UPPER_LIP_POSITIONS)
-    gap = landmarks[:, [inner[i] for i in lower], 1] - landmarks[:, [inner[i] for i in upper], 1]  # (B, 9)
-    openness = ((gap - OPEN_GAP) / OPEN_GAP).clamp(0, 1)
-    inset = landmarks.clone()
-    for positions, away in ((lower, 1.0), (upper, -1.0)):
-        points = [inner[i] for i in positions]
-        thickness = (landmarks[:, [flesh[i] for i in positions], 1] - landmarks[:, points, 1]) * away
-        step = torch.minimum(thickness.clamp_min(0) * MAX_INSET_SHARE, torch.full_like(thickness, LIP_INSET))
-        inset[:, points, 1] += away * step * openness
-    return inset
 
 
 def cut(image: torch.Tensor, corner: torch.Tensor, side: int) -> torch.Tensor:

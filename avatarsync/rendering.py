@@ -21,6 +21,8 @@ STILL_MASK = 0.5 / 255
 # Faces this much larger than the crop get flow and mask at twice its resolution.
 DETAIL_SCALE = 1.4
 MARGIN = 2  # pixels
+# A step of the flow from one cell to the next, in cells, from which it is a seam and no slope.
+SEAM_JUMP = 1.5
 EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its side
 
 
@@ -78,8 +80,9 @@ class FaceRenderer:
         decoded = self.tokenizer.decode(codes, self.reference.expand(batch), eye_openness, self.detail)
         lookup = self.lookup.expand(batch, -1, -1, -1)
         fields = torch.cat([decoded.flow, decoded.mask], 1).float()
-        fields = F.grid_sample(fields, lookup, padding_mode="zeros", align_corners=False)
-        flow, mask = fields[:, :2], fields[:, 2:]
+        sampled = F.grid_sample(fields, lookup, padding_mode="zeros", align_corners=False)
+        flow, mask = sampled[:, :2], sampled[:, 2:]
+        keep_lips_apart(flow, decoded.flow.float(), lookup)
         flow = self.fade * torch.einsum("ij,bjhw->bihw", self.to_picture, flow)
         moved = (flow.abs().amax(1, keepdim=True) > STILL_FLOW) | (mask > STILL_MASK)
         part = self.part.expand(batch, -1, -1, -1)
@@ -100,6 +103,47 @@ class FaceRenderer:
         height, width = drawn.shape[1:3]
         frames[:, self.top : self.top + height, self.left : self.left + width] = drawn
         return frames
+
+
+def keep_lips_apart(flow: torch.Tensor, cells: torch.Tensor, lookup: torch.Tensor) -> None:
+    """Undo, in place, what interpolation made of the flow where two lips meet.
+
+    The upper lip comes from above the reference's teeth and the lower one from below: halfway between the two flows
+    lie the teeth, which would shine through the closed lips. Each pixel takes the flow of its own side. The border
+    between the sides is where the interpolated flow passes the middle, so that it is as smooth as the lips.
+
+    Args:
+        flow: `(B, 2, h, w)` interpolated.
+        cells: `(B, 2, R, R)`, what it was interpolated from.
+        lookup: `(B, h, w, 2)` places of the pixels among the cells, as grid_sample takes them.
+    """
+    size = cells.shape[-1]
+    down = cells[:, 1:]
+    jumps = F.max_pool2d(down, 2, 1) + F.max_pool2d(-down, 2, 1) > SEAM_JUMP  # (B, 1, R-1, R-1), between four cells
+    rows, columns = _extent(jumps)
+    if rows is None:
+        return
+    place = (lookup + 1) * size / 2 - 0.5  # (B, h, w, 2) in cells
+    near = (place[..., 1] > rows.start) & (place[..., 1] < rows.stop)
+    near &= (place[..., 0] > columns.start) & (place[..., 0] < columns.stop)
+    rows, columns = _extent(near[:, None])
+    if rows is None:
+        return
+    place = place[:, rows, columns].clamp(0, size - 1.001)
+    corner = place.floor().long()
+    right, below = (place - corner).unbind(-1)  # (B, h', w') each
+    weights = torch.stack([(1 - right) * (1 - below), right * (1 - below), (1 - right) * below, right * below], 1)
+    index = corner[..., 1] * size + corner[..., 0]
+    index = torch.stack([index, index + 1, index + size, index + size + 1], 1)  # (B, 4, h', w')
+    flat = index.flatten(1)[:, None].expand(-1, 2, -1)
+    four = cells.flatten(2).gather(2, flat).view(len(cells), 2, *index.shape[1:])  # (B, 2, 4, h', w')
+    low, high = four[:, 1].amin(1, keepdim=True), four[:, 1].amax(1, keepdim=True)
+    middle = (low + high) / 2
+    mixed = (weights * four[:, 1]).sum(1, keepdim=True)
+    weights = weights * ((four[:, 1] > middle) == (mixed > middle))
+    own_side = (weights[:, None] * four).sum(2) / weights.sum(1, keepdim=True).clamp_min(1e-6)
+    part = flow[:, :, rows, columns]
+    flow[:, :, rows, columns] = torch.where(high - low > SEAM_JUMP, own_side, part)
 
 
 def _extent(mask: torch.Tensor) -> tuple[slice | None, slice | None]:

@@ -4,7 +4,7 @@ import torch
 
 from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
 from avatarsync.modeling_face_aligner import FaceAlignment
-from avatarsync.rendering import FaceRenderer
+from avatarsync.rendering import FaceRenderer, keep_lips_apart
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,45 @@ def test_a_face_cut_by_the_edge_is_drawn(tokenizer):
     image, alignment = portrait(200, 200, face=1.4)
     frames = FaceRenderer(tokenizer, image, alignment, "pose_driven").render(torch.tanh(torch.randn(1, 16, 10)))
     assert frames.shape == (1, 200, 200, 3)
+
+
+def seam(size=16):
+    """Flow `(1, 2, size, size)` of two lips that meet: the upper comes from 4 cells above, the lower from below."""
+    flow = torch.zeros(1, 2, size, size)
+    flow[:, 1, : size // 2], flow[:, 1, size // 2 :] = -4.0, 4.0
+    return flow
+
+
+def places(height, size=16):
+    """Lookup `(1, height, height, 2)` of a picture that shows all the cells."""
+    steps = (torch.arange(height) + 0.5) * 2 / height - 1
+    ys, xs = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack([xs, ys], -1)[None]
+
+
+def test_lips_that_meet_take_the_flow_of_their_own_side():
+    cells, lookup = seam(), places(80)
+    flow = torch.nn.functional.grid_sample(cells, lookup, padding_mode="border", align_corners=False)
+    assert (flow[:, 1].abs() < 3.9).any()  # interpolation draws on what lies between
+    keep_lips_apart(flow, cells, lookup)
+    inside = flow[0, 1, :, 4:-4]  # the outermost pixels lie beyond the cells' centres
+    assert torch.allclose(inside.abs(), torch.tensor(4.0), atol=1e-4)
+    assert (inside[:40] < 0).all() and (inside[40:] > 0).all()
+
+
+def test_slopes_are_no_seams():
+    cells, lookup = torch.linspace(-4, 4, 16)[None, None, :, None].expand(1, 2, 16, 16).clone(), places(80)
+    flow = torch.nn.functional.grid_sample(cells, lookup, padding_mode="border", align_corners=False)
+    before = flow.clone()
+    keep_lips_apart(flow, cells, lookup)
+    assert torch.equal(flow, before)
+
+
+def test_only_the_seam_changes():
+    cells, lookup = seam(), places(80)
+    cells *= (1.5 - torch.arange(16) / 8).clamp(0, 1)  # to the right the lips move less and less, at last not at all
+    flow = torch.nn.functional.grid_sample(cells, lookup, padding_mode="border", align_corners=False)
+    before = flow.clone()
+    keep_lips_apart(flow, cells, lookup)
+    assert torch.equal(flow[..., 60:], before[..., 60:])
+    assert torch.equal(flow[..., :20, :], before[..., :20, :])

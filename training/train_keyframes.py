@@ -26,9 +26,10 @@ from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
 from avatarsync.data.dataset import Rows, load
 from avatarsync.errors import CheckpointError, InvalidArgumentError
 from avatarsync.identity import load_face_embedding
+from avatarsync.lip_edges import lip_gaps
 from avatarsync.losses import CompositeLoss, LossWeights
 from avatarsync.modeling_keyframes import KeyframeGeneratorModel
-from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, lip_openings
+from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
 from avatarsync.perceptual import load_perceptual
 from avatarsync.phonemes import VisualMapping, speak
 from avatarsync.quantizers import digits_to_ids
@@ -179,7 +180,7 @@ class HeldOut:
             condition = torch.ones(*ids.shape, 1, device=self.device)
             generated = model.generate(ids, durations, condition, reference)
             codes = self.tokenizer.quantizer.ids_to_codes(generated.codes[0])
-            opening = lip_openings(self.tokenizer.expression(codes))[:, 4] * 100
+            opening = lip_gaps(self.tokenizer.expression(codes))[:, 4] * 100
             for index, gap in zip(ids[0].tolist(), opening.tolist(), strict=True):
                 name = mapping.units[index]
                 kind = {"M": "closed", "SIL": "silent"}.get(name, "open" if name in OPEN_UNITS else None)

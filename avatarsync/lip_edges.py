@@ -1,0 +1,65 @@
+"""Where flesh begins at the lips of an open reference mouth, so that teeth do not travel with the lips.
+
+Landmarks of an open mouth are off by a pixel or two, and what lies between them and the flesh is carried along: a
+smile that closes would keep a row of teeth. So the inner lips of an open reference are taken to lie a little inside
+the flesh, and the more the mouth closes the deeper: closed lips are drawn from the outer part of the lips alone.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, OUTER_LIPS, UPPER_LIP_POSITIONS
+
+# How far the inner lips of an open mouth are taken to lie inside the lips, of the crop's side; at most so much of the
+# way to the next ring of landmarks; and the gap from which a mouth counts as open.
+LIP_INSET, MAX_INSET_SHARE, OPEN_GAP = 0.012, 0.7, 0.008
+# The share of the lips' height that closed lips do without, and the share of the reference's gap at which that begins.
+HIDDEN_SHARE, CLOSING_SHARE = 0.5, 0.7
+
+LOWER, UPPER = list(LOWER_LIP_POSITIONS), list(UPPER_LIP_POSITIONS)
+
+
+def lip_gaps(landmarks: torch.Tensor) -> torch.Tensor:
+    """Height `(B, 9)` of the inner-lip gap at nine places across the mouth."""
+    lower, upper = [INNER_LIPS[i] for i in LOWER], [INNER_LIPS[i] for i in UPPER]
+    return landmarks[:, lower, 1] - landmarks[:, upper, 1]
+
+
+def openness(gaps: torch.Tensor) -> torch.Tensor:
+    """0 for closed lips, 1 for open ones `(B, 9)`."""
+    return ((gaps - OPEN_GAP) / OPEN_GAP).clamp(0, 1)
+
+
+def inset_open_lips(landmarks: torch.Tensor) -> torch.Tensor:
+    """Landmarks `(B, 468, 2)` whose inner lips, where they are open, lie a little inside the flesh of the lips."""
+    inner, flesh = list(INNER_LIPS), list(LIP_RINGS[-2])
+    share = openness(lip_gaps(landmarks))
+    inset = landmarks.clone()
+    for positions, away in ((LOWER, 1.0), (UPPER, -1.0)):
+        points = [inner[i] for i in positions]
+        thickness = (landmarks[:, [flesh[i] for i in positions], 1] - landmarks[:, points, 1]) * away
+        step = torch.minimum(thickness.clamp_min(0) * MAX_INSET_SHARE, torch.full_like(thickness, LIP_INSET))
+        inset[:, points, 1] += away * step * share
+    return inset
+
+
+def hide_teeth(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Where to take the lips of `target` from: `reference`, squeezed towards its outer lips the more the mouth closes.
+
+    Args:
+        reference, target: landmarks `(B, 468, 2)` in fractions of the crop's side.
+    """
+    gaps = lip_gaps(reference)
+    closing = 1 - lip_gaps(target) / (CLOSING_SHARE * gaps).clamp_min(1e-4)
+    closing = closing.clamp(0, 1) * openness(gaps)  # (B, 9)
+    closing = F.avg_pool1d(closing[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+    source = reference.clone()
+    for positions in (LOWER, UPPER):
+        outer = reference[:, [OUTER_LIPS[i] for i in positions], 1]
+        height = outer - reference[:, [INNER_LIPS[i] for i in positions], 1]
+        safe = torch.where(height.abs() < 1e-4, torch.full_like(height, 1e-4), height)
+        for ring in LIP_RINGS[1:]:
+            points = [ring[i] for i in positions]
+            inwards = ((outer - reference[:, points, 1]) / safe).clamp(0, 1)  # 0 at the outer lips, 1 at the inner
+            source[:, points, 1] += HIDDEN_SHARE * closing * inwards * height
+    return source

@@ -15,7 +15,8 @@ from .clips import FPS
 from .landmarks import Landmarker, track_face, track_faces
 from .motion import Closures, StillFlicker, changed_outside, closures, flicker_with_still_lips
 
-SENTENCE = "Maybe Pam bought my puppy. A big blue ball! Mum and Bob came home by boat."
+# As many open vowels as closures, so that the 90th percentile of the opening is that of an open mouth.
+SENTENCE = "My father bought a farm. Bob parked a big blue car! Mum and Pam are happy at home."
 # A portrait whose lips are further apart than this, in eye distances, shows its teeth.
 TOOTHY_GAP = 0.05
 

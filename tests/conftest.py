@@ -7,8 +7,8 @@ import pytest
 def face_dataset(tmp_path_factory):
     """A small dataset of one photographed face and what warping and dyeing make of it; copy it before changing it.
 
-    Crops of 64 pixels. Portraits: three for training, one that is too small, one for testing. Clips of 8 frames, their
-    lips opening: two for training, one for testing.
+    Crops of 128 pixels. Portraits: three for training, one that is too small, one for testing. Clips of 8 frames with
+    moving lips: two for training, one for testing.
     """
     import numpy as np
     import torch
@@ -19,7 +19,7 @@ def face_dataset(tmp_path_factory):
     from avatarsync.image_processing_face import pose_driven_matrix, transform_points, warp_image
     from avatarsync.warping import mesh_flow, warp
 
-    size, frames = 64, 8
+    size, frames = 128, 8
     picture = np.ascontiguousarray(astronaut()[0:256, 96:352])
     points = AvatarSyncPipeline.from_pretrained().model.face_aligner.align(picture).landmarks.astype(np.float32)
 
@@ -61,14 +61,18 @@ def face_dataset(tmp_path_factory):
             "picture_landmarks": encode_points(np.stack([moved for _, moved in whole])),
         }
 
-    def dyed(opening, channels):
+    def dyed(opening, channels, light=1.0):
         image, moved = frame(opening)
-        return [(np.ascontiguousarray(image[..., channels]), moved)]
+        return [(np.ascontiguousarray(image[..., channels] * light).astype(np.uint8), moved)]
 
     clips = [row(f"anna/{i}", [frame(8 * abs(np.sin(i + t))) for t in range(frames)], 25.0) for i in range(3)]
-    portraits = [row(name, dyed(opening, channels), 0.0) for name, opening, channels in (
-        ("open", 7, [0, 1, 2]), ("blue", 0, [2, 1, 0]), ("green", 0, [1, 0, 2]), ("tiny", 0, [0, 2, 1]),
-        ("unseen", 4, [1, 2, 0]))]  # fmt: skip
+    portraits = [
+        row("open", dyed(7, [0, 1, 2]), 0.0),
+        row("blue", dyed(0, [2, 1, 0]), 0.0),
+        row("green", dyed(0, [1, 0, 2]), 0.0),
+        row("tiny", dyed(0, [0, 2, 1]), 0.0),
+        row("unseen", dyed(4, [0, 1, 2], light=0.7), 0.0),
+    ]
     portraits[3]["matrices"] = encode_points(2.5 * np.eye(2, 3)[None])
     folder = tmp_path_factory.mktemp("face_dataset")
     save_splits(folder / "clips", {"train": clips[:2], "test": clips[2:]})

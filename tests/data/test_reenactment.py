@@ -141,14 +141,14 @@ def test_it_is_a_transform_of_datasets(made):
     portraits, clips, pairs, transform = made
     rows = datasets.Dataset.from_dict(pairs).map(transform, batched=True, features=REENACTED_FEATURES, batch_size=2)
     assert rows.features == REENACTED_FEATURES and rows["portrait"] == pairs["portrait"]
-    assert rows[0]["crop"].size == (64, 64) and rows[0]["wide"].size == (112, 112)
+    assert rows[0]["crop"].size == (128, 128) and rows[0]["wide"].size == (224, 224)
     reenacted = ReenactedRows(rows)
     driver = torch.from_numpy(clips.landmarks(clips.ids.index("anna/1"))[2:3].copy())
     expected = Expressions.of_rows(clips)(driver, ["anna"])
     np.testing.assert_allclose(reenacted.expression(0), expected[0], atol=1e-6)
     wide, places = reenacted.wide(0)
-    margin = wide_margin(64)
-    np.testing.assert_allclose(places, reenacted.landmarks(0) * 64 + margin, atol=1e-4)
+    margin = wide_margin(128)
+    np.testing.assert_allclose(places, reenacted.landmarks(0) * 128 + margin, atol=1e-4)
     inside = wide[margin:-margin, margin:-margin].astype(float)
     assert np.abs(inside - reenacted.crop(0)).mean() < 4  # of two JPEGs
     again = pickle.loads(pickle.dumps(reenacted))

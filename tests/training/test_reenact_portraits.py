@@ -48,7 +48,7 @@ def test_each_split_has_its_own_portraits_and_drivers(made):
     assert {driver for _, driver, _ in pairs} <= {"anna/0", "anna/1"}
     held_out, _ = content(made, "test")
     assert [(portrait, driver) for portrait, driver, _ in held_out] == [("unseen", "anna/2")] * 2
-    assert all(crop.shape == (64, 64, 3) and wide.shape == (112, 112, 3) for crop, _, _, wide in pictures)
+    assert all(crop.shape == (128, 128, 3) and wide.shape == (224, 224, 3) for crop, _, _, wide in pictures)
     assert len({crop.tobytes() for crop, _, _, _ in pictures}) > 3
 
 
@@ -62,9 +62,9 @@ def test_small_faces_are_left_out_and_counted(copy, capsys):
 def test_the_contact_sheet_shows_portraits_drivers_and_results(made):
     sheet = Image.open(made / "reenacted" / "contact_sheet.png")
     # Three portraits in two columns; each row has the portrait and three pairs, under a line of text.
-    assert sheet.size == (2 * 7 * 64, 2 * (64 + 14))
-    tiles = np.asarray(sheet)[14:78]
-    assert all(tiles[:, 64 * i : 64 * (i + 1)].std() > 20 for i in range(5))
+    assert sheet.size == (2 * 7 * 128, 2 * (128 + 14))
+    tiles = np.asarray(sheet)[14:142]
+    assert all(tiles[:, 128 * i : 128 * (i + 1)].std() > 20 for i in range(5))
 
 
 def test_every_kind_of_hard_portrait_is_on_the_sheet_once(made):

@@ -20,13 +20,17 @@ FACELESS = ("brick", "cell", "chessboard_GRAY", "chessboard_RGB", "clock_motion"
             "horse", "hubble_deep_field", "ihc", "moon", "page", "phantom", "retina", "rocket", "text")  # fmt: skip
 HELD_OUT_FACELESS = ("chelsea", "coffee", "motorcycle_left")
 MIN_BAND = 12  # pixels
+MAX_BACKGROUND = 512
 
 
-def faceless_picture(name: str) -> np.ndarray:
-    """`(H, W, 3) uint8` of scikit-image's example picture `name`."""
+def faceless_picture(name: str, longest: int | None = None) -> np.ndarray:
+    """`(H, W, 3) uint8` of scikit-image's example picture `name`, shrunk to `longest` pixels if it is larger."""
     folder = Path(skimage.data.__file__).parent
     path = next(folder / f"{name}{ending}" for ending in (".png", ".jpg") if (folder / f"{name}{ending}").exists())
-    return np.array(Image.open(path).convert("RGB"))
+    picture = Image.open(path).convert("RGB")
+    if longest is not None:
+        picture.thumbnail((longest, longest))
+    return np.array(picture)
 
 
 def warp_picture(picture: np.ndarray, matrix: np.ndarray, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +91,7 @@ class Backgrounds:
 
     def __init__(self, draw_picture: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]):
         self.draw_picture = draw_picture
-        self.faceless = [faceless_picture(name) for name in FACELESS]
+        self.faceless = [faceless_picture(name, MAX_BACKGROUND) for name in FACELESS]
 
     def draw(self, random: np.random.Generator, size: int) -> torch.Tensor:
         """`(3, size, size)`."""
@@ -124,36 +128,43 @@ def scrambled(face: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
 
 def photograph(pixels: torch.Tensor, random: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
     """Light, colour, blur, noise and compression: `(B, 3, S, S)` in 0…255 → in -1…1."""
-    batch, size = len(pixels), pixels.shape[-1]
+    # One by one: a picture stays in the processor's cache while all of this happens to it.
+    return torch.stack([photograph_one(picture, random, generator) for picture in pixels]).div_(127.5).sub_(1)
 
-    def per_picture(low, high, share, neutral=1.0):
-        values = np.where(random.random(batch) < share, random.uniform(low, high, batch), neutral)
-        return torch.from_numpy(values.astype(np.float32)).view(-1, 1, 1, 1)
 
-    for index in np.flatnonzero(random.random(batch) < 0.3):
+def photograph_one(picture: torch.Tensor, random: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
+    """The same for `(3, S, S)`, which stays in 0…255."""
+    size = picture.shape[-1]
+
+    def sometimes(share, low, high, otherwise):
+        return random.uniform(low, high) if random.random() < share else otherwise
+
+    if random.random() < 0.3:
         small = int(size * random.uniform(0.25, 0.8))
-        reduced = F.interpolate(pixels[index : index + 1], size=(small, small), mode="bilinear", antialias=True)
-        pixels[index] = F.interpolate(reduced, size=(size, size), mode="bicubic", align_corners=False)[0]
-    pixels = pixels.clamp_(0, 255)
-    grey = pixels.mean(1, keepdim=True)
-    pixels = grey + (pixels - grey) * per_picture(0, 1.6, 0.5)
-    pixels = pixels * torch.from_numpy(random.normal(1, 0.06, (batch, 3, 1, 1)).astype(np.float32))
-    level = pixels.mean((1, 2, 3), keepdim=True)
-    pixels = level + (pixels - level) * per_picture(0.45, 1.4, 0.7)
-    pixels = pixels * per_picture(0.4, 1.5, 0.6)
-    ramp = torch.linspace(-1, 1, size).view(1, 1, 1, -1) * per_picture(-0.5, 0.5, 0.4, 0.0)
-    ramp = ramp + torch.linspace(-1, 1, size).view(1, 1, -1, 1) * per_picture(-0.4, 0.4, 0.4, 0.0)
-    pixels = (pixels * (1 + ramp)).clamp(0, 255)
-    gamma = per_picture(0.6, 1.6, 0.4)
-    for index in np.flatnonzero(gamma.flatten() != 1):
-        pixels[index] = 255 * (pixels[index] / 255).pow(gamma[index])
-    noise = per_picture(1, 14, 0.35, 0.0)
-    for index in np.flatnonzero(noise.flatten()):
-        pixels[index] += torch.randn(pixels.shape[1:], generator=generator) * noise[index]
-    pixels = pixels.clamp_(0, 255)
-    for index in np.flatnonzero(random.random(batch) < 0.15):
-        pixels[index] = jpeg(pixels[index], int(random.uniform(15, 75)))
-    return pixels / 127.5 - 1
+        picture = F.interpolate(picture[None], size=(small, small), mode="bilinear", antialias=True)
+        picture = F.interpolate(picture, size=(size, size), mode="bicubic", align_corners=False)[0]
+    picture = picture.clamp(0, 255)
+    # Saturation, tint, contrast and brightness are one map of colours.
+    saturation, contrast, brightness = (
+        sometimes(0.5, 0, 1.6, 1),
+        sometimes(0.7, 0.45, 1.4, 1),
+        sometimes(0.6, 0.4, 1.5, 1),
+    )
+    colours = np.diag(random.normal(1, 0.06, 3)) @ (saturation * np.eye(3) + (1 - saturation) / 3)
+    level = (colours @ picture.mean((1, 2)).double().numpy()).mean()
+    colours, offset = torch.from_numpy(brightness * contrast * colours).float(), brightness * (1 - contrast) * level
+    picture = (colours @ picture.flatten(1)).add_(offset).view(3, size, size)
+    across, down = sometimes(0.4, -0.5, 0.5, 0), sometimes(0.4, -0.4, 0.4, 0)
+    if across or down:
+        line = torch.linspace(-1, 1, size)
+        picture *= 1 + across * line + down * line[:, None]
+    picture.clamp_(0, 255)
+    if random.random() < 0.4:
+        picture = picture.div_(255).pow_(random.uniform(0.6, 1.6)).mul_(255)
+    if random.random() < 0.35:
+        picture += torch.randn(picture.shape, generator=generator) * random.uniform(1, 14)
+    picture.clamp_(0, 255)
+    return jpeg(picture, int(random.uniform(15, 75))) if random.random() < 0.15 else picture
 
 
 def jpeg(pixels: torch.Tensor, quality: int) -> torch.Tensor:

@@ -26,25 +26,17 @@ requirements = [
 
 # Weight files of feature networks and nothing else: they bring no torchvision (docs/feature_networks.md).
 feature_weights = ["face-recognition-models>=0.3", "stlpips-pytorch>=0.0.2"]
+# What the training scripts cannot do without; the tests run them.
+training = ["accelerate>=1.2", "datasets>=4.0", "diffusers>=0.32", "matplotlib>=3.8", *feature_weights]
 
 extras = {
-    "train": [
-        "accelerate>=1.2",
-        "datasets>=3.2",
-        "deepspeed>=0.16",
-        "diffusers>=0.32",
-        "matplotlib>=3.8",
-        "mediapipe>=0.10.30",
-        "peft>=0.14",
-        "tensorboard>=2.17",
-        *feature_weights,
-    ],
+    "train": [*training, "deepspeed>=0.16", "mediapipe>=0.10.30", "peft>=0.14", "tensorboard>=2.17"],
     "demo": ["gradio>=5.9"],
     "eval": ["evaluate>=0.4.3", "torchmetrics>=1.6", *feature_weights],
     # Speech recognisers from the Hub whose tokenizers phonemise text ask for this GPL-3 package.
     "align": ["phonemizer>=3.3"],
     "cuda": ["mamba-ssm>=2.2.4"],
-    "test": ["pytest>=8.0", "ruff>=0.9", "setuptools>=77"],
+    "test": [*training, "pytest>=8.0", "ruff>=0.9", "setuptools>=77"],
 }
 
 setup(

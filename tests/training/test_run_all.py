@@ -1,0 +1,67 @@
+"""The whole chain of training on a toy set: raw videos to a model that speaks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_data import face
+
+from avatarsync import AvatarSyncPipeline
+from avatarsync.data.dataset import Rows, load
+
+RUN_ALL = Path(__file__).resolve().parents[2] / "training" / "run_all.sh"
+STAGES = ("detector", "face_aligner", "codes", "tokenizer", "keyframes_1", "keyframes_2", "interpolation")
+
+
+def run_all(*options):
+    # The scripts of this interpreter's environment come first, as in an activated one.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "2"}
+    return subprocess.run([RUN_ALL, *map(str, options)], capture_output=True, text=True, env=environment, timeout=1500)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    out = tmp_path_factory.mktemp("toy")
+    result = run_all("--toy", out)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return out
+
+
+def test_two_speakers_and_portraits_become_a_dataset(toy):
+    data = load(toy / "dataset")
+    rows = Rows(data.clips["train"])
+    assert set(rows.speakers) == {"anna", "bert"}
+    assert len(rows.track(0)) > 3 and np.ptp(rows.landmarks(0)[:, 14, 1] - rows.landmarks(0)[:, 13, 1]) > 0.01
+    assert len(data.portraits["train"]) >= 2
+    assert (toy / "dataset" / "reenacted" / "contact_sheet.png").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_leaves_weights_curves_and_a_card(toy, stage):
+    for name in ("config.json", "model.safetensors", "curves.png", "README.md", "history.jsonl"):
+        assert (toy / stage / name).stat().st_size > 0, name
+    assert "2 of 2 optimizer steps" in (toy / stage / "README.md").read_text()
+
+
+def test_phase_two_names_its_networks(toy):
+    card = (toy / "keyframes_2" / "README.md").read_text()
+    assert "ST-LPIPS" in card and "dlib ResNet-29" in card
+
+
+def test_what_was_trained_generates(toy):
+    talk = AvatarSyncPipeline.from_pretrained(toy / "model")
+    assert talk.model.keyframe_generator.config.hidden_size == 64
+    portrait = np.asarray(face())
+    # A face aligner of two steps finds no face.
+    video = talk(portrait, text="Bob may go.", face_box=(60, 20, 100, 120))
+    assert video.frames.shape[1:] == portrait.shape and len(video.frames) > 15
+
+
+@pytest.mark.parametrize("options", [[], ["--toy"], ["--nonsense", "x"], ["--videos", "/nowhere", "--out", "{out}"]])
+def test_wrong_options_are_told(options, tmp_path):
+    result = run_all(*(option.format(out=tmp_path / "out") for option in options))
+    assert result.returncode == 2 and result.stderr.strip().splitlines()[-1].startswith("error:")

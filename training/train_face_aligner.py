@@ -9,8 +9,8 @@ Each head is trained alone, the other keeps its weights. DATA is what `prepare_d
 learns from the portraits of `reenact_portraits.py` where there are any, whose lips are known exactly. Held-out
 figures and the sheet of the worst cover detector and landmark head together in `--head landmarks`.
 
-Samples per second of one core of an AMD EPYC (Zen 4), bf16: landmarks 51 in training, 317 by the loader alone; detector
-134 and 179. Where several cores train the detector, give the loader its own with --num_workers.
+Samples per second of one core of an AMD EPYC (Zen 4), bf16: landmarks 51 in training, 317 by the loader alone;
+detector 134 and 179. Where several cores train the detector, give the loader its own with --num_workers.
 
 `--measure` only measures the weights of --init_from and writes OUT/held_out.png.
 """

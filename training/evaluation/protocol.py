@@ -78,7 +78,8 @@ def describe(
     if clips or portraits:
         protocol["closure"] = (
             "inner-lip gap of the frame nearest to the centre of each /m b p/, and of each silence of 0.2 s or more, "
-            "over the 90th percentile of the same generated video; shares of all cases"
+            "over the 90th percentile of the same generated video; shares of all cases. It depends on what is said: "
+            "where little but closures is, the percentile is low and the shares with it"
         )
         protocol["still lips"] = (
             f"frames about which no landmark of the lips' rims nor the chin moves by {STILL_LIPS} eye distances "

@@ -55,9 +55,10 @@ def test_phase_two_names_its_networks(toy):
 def test_what_was_trained_generates(toy):
     talk = AvatarSyncPipeline.from_pretrained(toy / "model")
     assert talk.model.keyframe_generator.config.hidden_size == 64
+    # Two steps make no face aligner: where the face is, the bundled one says.
+    talk.model.face_aligner = AvatarSyncPipeline.from_pretrained().model.face_aligner
     portrait = np.asarray(face())
-    # A face aligner of two steps finds no face.
-    video = talk(portrait, text="Bob may go.", face_box=(60, 20, 100, 120))
+    video = talk(portrait, text="Bob may go.")
     assert video.frames.shape[1:] == portrait.shape and len(video.frames) > 15
 
 

@@ -32,7 +32,7 @@ training = ["accelerate>=1.2", "datasets>=4.0", "diffusers>=0.32", "matplotlib>=
 extras = {
     "train": [*training, "deepspeed>=0.16", "mediapipe>=0.10.30", "peft>=0.14", "tensorboard>=2.17"],
     "demo": ["gradio>=5.9"],
-    "eval": ["evaluate>=0.4.3", "torchmetrics>=1.6", *feature_weights],
+    "eval": ["evaluate>=0.4.3", "matplotlib>=3.8", "onnxruntime>=1.18", "torchmetrics>=1.6", *feature_weights],
     # Speech recognisers from the Hub whose tokenizers phonemise text ask for this GPL-3 package.
     "align": ["phonemizer>=3.3"],
     "cuda": ["mamba-ssm>=2.2.4"],

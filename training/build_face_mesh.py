@@ -1,6 +1,6 @@
-"""Compute the neutral face and the mesh's triangles from labelled clips of one speaker.
+"""Compute the neutral face and the mesh's triangles from the training clips of one speaker.
 
-    python training/build_face_mesh.py --labels OUT/clips --out avatarsync/tables/face_mesh.safetensors
+    python training/build_face_mesh.py --data DATA --speaker s1 --out avatarsync/tables/face_mesh.safetensors
 
 The neutral face is the mean over frames with closed lips and open eyes. The triangulation is the Delaunay one of the
 same face with its mouth opened (lips and eyelids would otherwise be connected across their gap); triangles whose
@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from scipy.spatial import Delaunay
+from training_utils import run_script
 
+from avatarsync.data.dataset import Rows, load
+from avatarsync.errors import InvalidArgumentError
 from avatarsync.face_mesh import (
     EYE_INTERIOR,
     FADE_RINGS,
@@ -27,18 +30,20 @@ from avatarsync.face_mesh import (
 )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="dataset that prepare_data.py wrote")
+    parser.add_argument("--speaker", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--held_out", type=int, default=40, help="last clips by name that take no part")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
-    landmarks = []
-    for path in sorted(args.labels.glob("*.npz"))[: -args.held_out]:
-        with np.load(path) as clip:
-            landmarks.append(clip["landmarks"] / clip["crops"].shape[1])
-    landmarks = np.concatenate(landmarks)
+    data = load(args.data)
+    rows = Rows(data.clips["train"]) if data.clips else None
+    own = [i for i, speaker in enumerate(rows.speakers) if speaker == args.speaker] if rows else []
+    if not own:
+        known = ", ".join(sorted(set(rows.speakers))) if rows else "none"
+        raise InvalidArgumentError(f"the dataset has no clips of {args.speaker}; it has those of {known}")
+    landmarks = np.concatenate([rows.landmarks(i) for i in own])
     lips = np.linalg.norm(landmarks[:, 13] - landmarks[:, 14], axis=-1)
     eyes = np.linalg.norm(landmarks[:, 159] - landmarks[:, 145], axis=-1)
     neutral = landmarks[(lips < np.quantile(lips, 0.15)) & (eyes > np.quantile(eyes, 0.5))].mean(0)
@@ -73,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -23,7 +23,7 @@ from avatarsync import KeyframeGeneratorModel, VisualTokenizerModel
 from avatarsync.errors import CheckpointError, DatasetError, InvalidArgumentError, OutputError
 
 TRAINING = Path(train_tokenizer.__file__).parent
-LOOP = ["--max_train_steps", "4", "--batch_size", "2", "--log_steps", "1", "--eval_steps", "2",
+LOOP = ["--max_train_steps", "4", "--batch_size", "2", "--log_steps", "1", "--eval_steps", "4",
         "--checkpoint_steps", "2", "--warmup_steps", "1", "--mixed_precision", "no"]  # fmt: skip
 TOKENIZER = ["--config", "encoder_width=8", "motion_width=32", "painter_width=8", "painter_size=16"]
 KEYFRAMES = ["--config", "hidden_size=32", "num_layers=1", "num_heads=2"]
@@ -52,7 +52,7 @@ def train_codes(data, out, *options):
 @pytest.fixture(scope="module")
 def codes(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "codes"
-    train_codes(data, out)
+    train_codes(data, out, "--eval_steps", "2")
     return out
 
 
@@ -106,7 +106,7 @@ def test_two_steps_resume_two_steps_are_four_steps_bit_for_bit(stage, data, code
     whole = codes if stage == "tokenizer" else keyframes
     out = halve(whole, tmp_path / "run")
     if stage == "tokenizer":
-        train_codes(data, out, "--resume", "latest")
+        train_codes(data, out, "--eval_steps", "2", "--resume", "latest")
     else:
         train_generator(data, codes, out, "--resume", "latest")
     assert equal(out / "model.safetensors", whole / "model.safetensors")

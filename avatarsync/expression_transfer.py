@@ -20,7 +20,7 @@ from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
 
 WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
 THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
-SHUT_GAP = 0.01  # inner-lip gaps below this are narrowed
+SHUT_GAP = 0.016  # inner-lip gaps below this are narrowed
 LID_RANGE = (0.0, 1.25)  # openness of an eye relative to the reference's
 MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, relative to the neutral face's
 LIP_PULL_REACH = 0.10  # how far the lips pull the skin along

@@ -39,6 +39,8 @@ def main() -> None:
     args = parser.parse_args()
 
     stages = {name: stage.from_pretrained(getattr(args, name)) for name, stage in STAGES.items()}
+    for stage in stages.values():
+        stage.config._name_or_path = ""  # a folder of this machine, of no use elsewhere
     config = AvatarSyncConfig(**{f"{name}_config": stage.config for name, stage in stages.items()})
     model = AvatarSyncModel(config)
     for name, stage in stages.items():

@@ -82,7 +82,7 @@ class FaceRenderer:
         fields = torch.cat([decoded.flow, decoded.mask], 1).float()
         sampled = F.grid_sample(fields, lookup, padding_mode="zeros", align_corners=False)
         flow, mask = sampled[:, :2], sampled[:, 2:]
-        keep_lips_apart(flow, decoded.flow.float(), lookup)
+        keep_lips_apart(flow, decoded.flow.float(), self.lookup)
         flow = self.fade * torch.einsum("ij,bjhw->bihw", self.to_picture, flow)
         moved = (flow.abs().amax(1, keepdim=True) > STILL_FLOW) | (mask > STILL_MASK)
         part = self.part.expand(batch, -1, -1, -1)
@@ -115,35 +115,32 @@ def keep_lips_apart(flow: torch.Tensor, cells: torch.Tensor, lookup: torch.Tenso
     Args:
         flow: `(B, 2, h, w)` interpolated.
         cells: `(B, 2, R, R)`, what it was interpolated from.
-        lookup: `(B, h, w, 2)` places of the pixels among the cells, as grid_sample takes them.
+        lookup: `(1, h, w, 2)` places of the pixels among the cells, as grid_sample takes them.
     """
     size = cells.shape[-1]
-    down = cells[:, 1:]
-    jumps = F.max_pool2d(down, 2, 1) + F.max_pool2d(-down, 2, 1) > SEAM_JUMP  # (B, 1, R-1, R-1), between four cells
-    rows, columns = _extent(jumps)
+    rows, columns = _extent(cells[:, 1:].diff(dim=2).abs() > SEAM_JUMP)  # between a row of cells and the next
     if rows is None:
         return
-    place = (lookup + 1) * size / 2 - 0.5  # (B, h, w, 2) in cells
+    place = (lookup + 1) * size / 2 - 0.5  # (1, h, w, 2) in cells
     near = (place[..., 1] > rows.start) & (place[..., 1] < rows.stop)
-    near &= (place[..., 0] > columns.start) & (place[..., 0] < columns.stop)
+    near &= (place[..., 0] > columns.start - 1) & (place[..., 0] < columns.stop)
     rows, columns = _extent(near[:, None])
     if rows is None:
         return
     place = place[:, rows, columns].clamp(0, size - 1.001)
     corner = place.floor().long()
-    right, below = (place - corner).unbind(-1)  # (B, h', w') each
+    right, below = (place - corner).unbind(-1)  # (1, h', w') each
     weights = torch.stack([(1 - right) * (1 - below), right * (1 - below), (1 - right) * below, right * below], 1)
     index = corner[..., 1] * size + corner[..., 0]
-    index = torch.stack([index, index + 1, index + size, index + size + 1], 1)  # (B, 4, h', w')
-    flat = index.flatten(1)[:, None].expand(-1, 2, -1)
-    four = cells.flatten(2).gather(2, flat).view(len(cells), 2, *index.shape[1:])  # (B, 2, 4, h', w')
-    low, high = four[:, 1].amin(1, keepdim=True), four[:, 1].amax(1, keepdim=True)
-    middle = (low + high) / 2
-    mixed = (weights * four[:, 1]).sum(1, keepdim=True)
-    weights = weights * ((four[:, 1] > middle) == (mixed > middle))
+    index = torch.stack([index, index + 1, index + size, index + size + 1], 1)  # (1, 4, h', w')
+    four = cells.flatten(2)[:, :, index.flatten()].unflatten(2, index.shape[1:])  # (B, 2, 4, h', w')
+    down = four[:, 1]
+    seam = (down[:, 2:] - down[:, :2]).abs().amax(1, keepdim=True) > SEAM_JUMP  # (B, 1, h', w')
+    middle = (down.amin(1, keepdim=True) + down.amax(1, keepdim=True)) / 2
+    weights = weights * ((down > middle) == ((weights * down).sum(1, keepdim=True) > middle))  # (B, 4, h', w')
     own_side = (weights[:, None] * four).sum(2) / weights.sum(1, keepdim=True).clamp_min(1e-6)
     part = flow[:, :, rows, columns]
-    flow[:, :, rows, columns] = torch.where(high - low > SEAM_JUMP, own_side, part)
+    flow[:, :, rows, columns] = torch.where(seam, own_side, part)
 
 
 def _extent(mask: torch.Tensor) -> tuple[slice | None, slice | None]:

@@ -23,6 +23,7 @@ from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches
 from face_aligner_metrics import HeldOut
 from model_card import dataset_facts
 from PIL import Image
+from trained_stages import load_trained
 from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import FaceAlignerConfig
@@ -48,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def build_model(args: argparse.Namespace) -> FaceAlignerModel:
     if args.init_from is not None:
-        return FaceAlignerModel.from_pretrained(args.init_from)
+        return load_trained(FaceAlignerModel, args.init_from)
     return FaceAlignerModel(FaceAlignerConfig(**sizes(args)))
 
 

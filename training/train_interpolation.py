@@ -17,6 +17,7 @@ from motion_data import SILENT_ID, Clip, correlations, load_clips, portrait_code
 from numbered_batches import NumberedBatches
 from tokenizer_data import load_rows
 from tqdm import tqdm
+from trained_stages import load_trained
 from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import InterpolationConfig
@@ -157,7 +158,7 @@ class HeldOut:
 
 def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> InterpolationModel:
     if args.init_from is not None:
-        return InterpolationModel.from_pretrained(args.init_from)
+        return load_trained(InterpolationModel, args.init_from)
     grid, size = tokenizer.config.grid_size, tokenizer.config.code_bits
     return InterpolationModel(InterpolationConfig(code_size=size, grid_size=grid, **sizes(args)))
 
@@ -168,8 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     data = load(args.data)
     train_rows, portraits, _ = load_rows(data, "train", args.data)
     held_rows = load_rows(data, "test", args.data)[0]
-    tokenizer = VisualTokenizerModel.from_pretrained(args.tokenizer).eval().requires_grad_(False)
-    generator = KeyframeGeneratorModel.from_pretrained(args.keyframes).eval()
+    tokenizer = load_trained(VisualTokenizerModel, args.tokenizer).eval().requires_grad_(False)
+    generator = load_trained(KeyframeGeneratorModel, args.keyframes).eval()
     if generator.config.codebook_size != tokenizer.config.codebook_size:
         raise CheckpointError(f"{args.keyframes} was trained on another tokenizer than {args.tokenizer}: give its own")
     model = build_model(args, tokenizer)

@@ -20,6 +20,7 @@ from keyframe_data import KeyframeBatches, Quantizer, collate
 from model_card import dataset_facts
 from motion_data import Clip, correlations, load_clips, portrait_codes
 from tokenizer_data import load_rows
+from trained_stages import load_trained
 from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
@@ -78,7 +79,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> KeyframeGeneratorModel:
     wanted = {"codebook_size": tokenizer.config.codebook_size, "num_tokens": tokenizer.config.num_tokens}
     if args.init_from is not None:
-        model = KeyframeGeneratorModel.from_pretrained(args.init_from)
+        model = load_trained(KeyframeGeneratorModel, args.init_from)
         for name, value in wanted.items():
             if getattr(model.config, name) != value:
                 raise CheckpointError(
@@ -211,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     data = load(args.data)
     train_rows, portraits, _ = load_rows(data, "train", args.data)
     held_rows = load_rows(data, "test", args.data)[0]
-    tokenizer = VisualTokenizerModel.from_pretrained(args.tokenizer).eval().requires_grad_(False)
+    tokenizer = load_trained(VisualTokenizerModel, args.tokenizer).eval().requires_grad_(False)
     composite = build_composite_loss(args).to(accelerator.device) if args.phase == 2 else None
     model = build_model(args, tokenizer)
 

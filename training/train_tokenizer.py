@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from model_card import dataset_facts
 from tokenizer_data import TokenizerBatches, load_rows
+from trained_stages import load_trained
 from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import VisualTokenizerConfig
@@ -53,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def build_model(args: argparse.Namespace, crop_size: int) -> VisualTokenizerModel:
     if args.init_from is not None:
-        return VisualTokenizerModel.from_pretrained(args.init_from)
+        return load_trained(VisualTokenizerModel, args.init_from)
     return VisualTokenizerModel(VisualTokenizerConfig(crop_size=crop_size, quantizer=args.quantizer, **sizes(args)))
 
 

@@ -327,3 +327,10 @@ def test_pushing_uploads_weights_and_card_but_no_checkpoint(data, codes, tmp_pat
     train_generator(data, codes, tmp_path / "mine", "--max_train_steps", "1", "--push_to_hub")
     files = sent["me/mine"]
     assert {"README.md", "config.json", "model.safetensors", "curves.png", "samples/step-000001.png"} == files
+
+
+def test_what_is_no_trained_stage_or_another_one_is_refused(data, codes, keyframes, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no trained model"):
+        train_generator(data, tmp_path / "nowhere", tmp_path / "run")
+    with pytest.raises(CheckpointError, match="avatarsync_keyframe_generator, not an avatarsync_visual_tokenizer"):
+        train_generator(data, keyframes, tmp_path / "run2")

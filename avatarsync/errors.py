@@ -75,3 +75,7 @@ class DatasetError(AvatarSyncError, ValueError):
 
 class CheckpointError(AvatarSyncError, RuntimeError):
     """A training checkpoint that is missing, incomplete or belongs to another configuration."""
+
+
+class AdapterError(AvatarSyncError, ValueError):
+    """An adapter that is missing, damaged or made for another base, or an identity that is not loaded."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from .adapters import AdapterModel
 from .configuration_avatarsync import AvatarSyncConfig
 from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
@@ -23,7 +24,7 @@ from .schedule import locate
 FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
 
 
-class AvatarSyncModel(PreTrainedModel):
+class AvatarSyncModel(AdapterModel, PreTrainedModel):
     """Face aligner, visual tokenizer, keyframe generator and interpolator in one checkpoint."""
 
     config_class = AvatarSyncConfig

@@ -3,11 +3,28 @@
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from avatarsync.phonemes import PhonemeTrack
+from avatarsync.processing_avatarsync import ScheduledSpeech
 from avatarsync.video import VideoWriter
+
+
+@dataclass(frozen=True, repr=False)
+class Making:
+    """How a video was made: what rendering parts of it again needs.
+
+    Attributes:
+        image: the portrait `(H, W, 3) uint8`.
+        schedule: its units, keyframes and frames.
+        options: the other arguments of `AvatarSyncPipeline.stream`: seed, temperature, blink …
+    """
+
+    image: np.ndarray
+    schedule: ScheduledSpeech
+    options: dict[str, Any]
 
 
 @dataclass(repr=False)
@@ -20,6 +37,7 @@ class TalkingHeadVideo:
         sampling_rate: samples of `audio` per second.
         fps: frames per second, exactly.
         track: the phonemes that the lips follow.
+        making: how it was made, for `AvatarSyncPipeline.rerender`; None of a video put together by hand.
     """
 
     frames: np.ndarray
@@ -27,6 +45,7 @@ class TalkingHeadVideo:
     sampling_rate: int
     fps: Fraction
     track: PhonemeTrack
+    making: Making | None = None
 
     @property
     def duration(self) -> float:

@@ -4,12 +4,14 @@ An *expression* is a full set of landmarks `(468, 2)` of the neutral face (`face
 look when it makes that expression. A reference face has landmarks X and, in the same neutral space, its own present
 expression R. Going to expression D then means, in fractions of the crop's side:
 
-- inner lips take D's shape about the reference's resting mouth centre, as wide as the reference's own mouth;
+- lips and mouth corners move from where the reference has them by D - R, as wide as the reference's own mouth is;
+- the gap between the inner lips becomes D's, whatever the reference's was: a broad smile keeps its shape and closes;
 - the lips' thickness stays the reference's own and changes as from R to D;
 - eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye;
 - everything else moves by D - R, fading out above the eyes, and follows the lips where it lies near them.
 
-This is what lets a decoder trained on one speaker's motion move faces it has never seen: the codes say D alone.
+This is what lets a decoder trained on one speaker's motion move faces it has never seen: the codes say D alone. With
+D = R and lips that touch, every landmark stays where it is.
 """
 
 import torch
@@ -17,10 +19,14 @@ from torch import nn
 
 from . import face_mesh
 from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
+from .lip_edges import LOWER, UPPER, lip_gaps
 
 WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
 THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
 SHUT_GAP = 0.016  # inner-lip gaps below this are narrowed
+# Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
+TOUCHING_GAP, OPEN_GAP = 0.006, 0.012
+UPPER_LIP_SHARE = 0.35  # of what a gap changes by; the jaw moves the rest
 LID_RANGE = (0.0, 1.25)  # openness of an eye relative to the reference's
 MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, relative to the neutral face's
 LIP_PULL_REACH = 0.10  # how far the lips pull the skin along
@@ -89,25 +95,19 @@ class ExpressionTransfer(nn.Module):
     def _lips(self, reference, expression, reference_expression):
         """Lip rings `(B, 4, 20, 2)` of the target, never crossing each other."""
         outer, inner = list(OUTER_LIPS), list(INNER_LIPS)
-        neutral_centre = self.neutral[outer].mean(0)
-        # Where the reference's mouth would rest: its centre less what its own expression moved it by.
-        shift = reference_expression[:, outer].mean(1) - neutral_centre
-        resting_centre = reference[:, outer].mean(1) - shift
 
         def mouth_width(landmarks):
             return (landmarks[..., outer[10], :] - landmarks[..., outer[0], :]).norm(dim=-1)
 
         width = mouth_width(reference) / mouth_width(reference_expression).clamp_min(1e-3)
         width = torch.stack([width.clamp(*WIDTH_RANGE), torch.ones_like(width)], -1)[:, None]  # (B, 1, 2)
-        target_inner = (expression[:, inner] - neutral_centre) * width + resting_centre[:, None]
-        lower, upper = list(face_mesh.LOWER_LIP_POSITIONS), list(face_mesh.UPPER_LIP_POSITIONS)
-        gap = target_inner[:, lower, 1] - target_inner[:, upper, 1]
-        share = (gap / SHUT_GAP).clamp(0, 1)
-        # Lips that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker between frames.
-        change = (gap * share * share * (3 - 2 * share) - gap) / 2
+        target_inner = reference[:, inner] + (expression[:, inner] - reference_expression[:, inner]) * width
+        # How far lips are apart is said by the expression alone: a smile that shows its teeth closes, too.
+        wanted_gap = shut(lip_gaps(expression)) + resting_gap(lip_gaps(reference))  # (B, 9)
+        change = wanted_gap - (target_inner[:, LOWER, 1] - target_inner[:, UPPER, 1])
         push = torch.zeros_like(target_inner[..., 1])
-        push = push.index_copy(1, torch.tensor(lower, device=push.device), change)
-        push = push.index_copy(1, torch.tensor(upper, device=push.device), -change)
+        push[:, LOWER] = (1 - UPPER_LIP_SHARE) * change
+        push[:, UPPER] = -UPPER_LIP_SHARE * change
         target_inner = target_inner + torch.stack([torch.zeros_like(push), push], -1)
         rings = []
         for ring in LIP_RINGS[:-1]:
@@ -127,6 +127,18 @@ class ExpressionTransfer(nn.Module):
 
         resting = torch.maximum(opening(reference_expression), MIN_RESTING_OPENNESS * opening(self.neutral))
         return (opening(expression) / resting).clamp(*LID_RANGE)
+
+
+def shut(gap: torch.Tensor) -> torch.Tensor:
+    """Gaps of which those that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker."""
+    share = (gap / SHUT_GAP).clamp(0, 1)
+    return gap * share * share * (3 - 2 * share)
+
+
+def resting_gap(gap: torch.Tensor) -> torch.Tensor:
+    """What a reference's gap of touching lips measures; nothing for lips that are open."""
+    open_share = ((gap - TOUCHING_GAP) / (OPEN_GAP - TOUCHING_GAP)).clamp(0, 1)
+    return gap * (1 - open_share)
 
 
 def _upper_lid(reference, target, share, upper, lower):

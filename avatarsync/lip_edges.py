@@ -1,8 +1,9 @@
-"""Where flesh begins at the lips of an open reference mouth, so that teeth do not travel with the lips.
+"""The lips' edges: where flesh begins on an open reference, and the line between lips that a portrait shows open.
 
 Landmarks of an open mouth are off by a pixel or two, and what lies between them and the flesh is carried along: a
 smile that closes would keep a row of teeth. So the inner lips of an open reference are taken to lie a little inside
-the flesh, and the more the mouth closes the deeper: closed lips are drawn from the outer part of the lips alone.
+the flesh, and the more the mouth closes the deeper: closed lips are drawn from the outer part of the lips alone. What
+such a portrait cannot lend is the dark line between closed lips: it is drawn.
 """
 
 import torch
@@ -14,7 +15,9 @@ from .face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, OUTER_LIPS, U
 # way to the next ring of landmarks; and the gap from which a mouth counts as open.
 LIP_INSET, MAX_INSET_SHARE, OPEN_GAP = 0.012, 0.7, 0.008
 # The share of the lips' height that closed lips do without, and the share of the reference's gap at which that begins.
-HIDDEN_SHARE, CLOSING_SHARE = 0.5, 0.7
+HIDDEN_SHARE, CLOSING_SHARE = 0.25, 0.7
+# The line between closed lips: its half width, of the crop's side, and what it leaves of red, green and blue.
+LINE_WIDTH, LINE_COLOUR = 0.007, (0.55, 0.42, 0.42)
 
 LOWER, UPPER = list(LOWER_LIP_POSITIONS), list(UPPER_LIP_POSITIONS)
 
@@ -43,16 +46,21 @@ def inset_open_lips(landmarks: torch.Tensor) -> torch.Tensor:
     return inset
 
 
+def closing_share(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How far a mouth that the reference shows open is closed at nine places: 0 for as it is, 1 for shut `(B, 9)`."""
+    gaps = lip_gaps(reference)
+    closing = 1 - lip_gaps(target) / (CLOSING_SHARE * gaps).clamp_min(1e-4)
+    closing = closing.clamp(0, 1) * openness(gaps)  # (B, 9)
+    return F.avg_pool1d(closing[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+
+
 def hide_teeth(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Where to take the lips of `target` from: `reference`, squeezed towards its outer lips the more the mouth closes.
 
     Args:
         reference, target: landmarks `(B, 468, 2)` in fractions of the crop's side.
     """
-    gaps = lip_gaps(reference)
-    closing = 1 - lip_gaps(target) / (CLOSING_SHARE * gaps).clamp_min(1e-4)
-    closing = closing.clamp(0, 1) * openness(gaps)  # (B, 9)
-    closing = F.avg_pool1d(closing[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+    closing = closing_share(reference, target)
     source = reference.clone()
     for positions in (LOWER, UPPER):
         outer = reference[:, [OUTER_LIPS[i] for i in positions], 1]
@@ -63,3 +71,32 @@ def hide_teeth(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             inwards = ((outer - reference[:, points, 1]) / safe).clamp(0, 1)  # 0 at the outer lips, 1 at the inner
             source[:, points, 1] += HIDDEN_SHARE * closing * inwards * height
     return source
+
+
+def lip_line(reference: torch.Tensor, target: torch.Tensor, size: int) -> torch.Tensor:
+    """Strength `(B, 1, size, size)`, 0 to 1, of the line between lips that the reference shows open and `target` shut.
+
+    Args:
+        reference, target: landmarks `(B, 468, 2)` in fractions of the crop's side.
+    """
+    inner = target[:, list(INNER_LIPS)]
+    middle = (inner[:, LOWER] + inner[:, UPPER]) / 2  # (B, 9, 2), from the right corner to the left one
+    points = torch.cat([inner[:, :1], middle, inner[:, 10:11]], 1).contiguous()  # (B, 11, 2)
+    strength = F.pad(closing_share(reference, target), (1, 1))  # the line ends in the corners
+    cells = (torch.arange(size, device=target.device, dtype=target.dtype) + 0.5) / size
+    x = points[..., 0].contiguous()
+    right = torch.searchsorted(x, cells.expand(len(x), -1).contiguous()).clamp(1, x.shape[1] - 1)  # (B, size)
+    start, end = x.gather(1, right - 1), x.gather(1, right)
+    share = ((cells - start) / (end - start).clamp_min(1e-4)).clamp(0, 1)
+
+    def between(values: torch.Tensor) -> torch.Tensor:
+        return values.gather(1, right - 1) * (1 - share) + values.gather(1, right) * share
+
+    distance = (cells[:, None] - between(points[..., 1])[:, None]) / LINE_WIDTH  # (B, size, size)
+    return (between(strength)[:, None] * torch.exp(-(distance**2)))[:, None]
+
+
+def darken(pictures: torch.Tensor, line: torch.Tensor, black: float) -> torch.Tensor:
+    """Pictures `(B, 3, H, W)`, whose black is `black`, with a line `(B, 1, H, W)` drawn into them."""
+    colour = pictures.new_tensor(LINE_COLOUR)[:, None, None]
+    return black + (pictures - black) * (1 - line * (1 - colour))

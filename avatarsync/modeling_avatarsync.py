@@ -7,6 +7,7 @@ Shapes: T_s keyframes, T frames, K tokens a frame, D channels a code.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
 from .modeling_keyframes import KeyframeGeneratorModel
 from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizerModel
-from .schedule import locate
+from .schedule import REST_DURATION, locate
 
 FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
+REST_CONTEXT = 3  # silent units on either side of the one that counts as the face at rest
 
 
 class AvatarSyncModel(AdapterModel, PreTrainedModel):
@@ -78,6 +80,24 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
             blocks = [self.keyframe_generator.generate(*inputs, **options)]
         for block in blocks:
             yield quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
+
+    @torch.no_grad()
+    def at_rest(self, reference: Reference, silent_unit: int) -> Reference:
+        """The reference, with what the model says in silence as its own expression.
+
+        A portrait is taken to be at rest. Speech then moves it by how it differs from silence, so that in silence it
+        looks as it does in the picture (with its lips closed), smile included, however the encoder judges a face that
+        it has never seen.
+
+        Args:
+            reference: one reference, `(1, …)`.
+            silent_unit: id of the unit of silence.
+        """
+        unit_ids = torch.full((2 * REST_CONTEXT + 1,), silent_unit, device=self.device)
+        durations = torch.full(unit_ids.shape, REST_DURATION, device=self.device)
+        keyframes = torch.cat(list(self.generate_keyframes(unit_ids, durations, reference)))
+        codes = keyframes[REST_CONTEXT : REST_CONTEXT + 1]
+        return replace(reference, expression=self.visual_tokenizer.expression(codes))
 
     @torch.no_grad()
     def generate_codes(

@@ -28,12 +28,13 @@ from .face_mesh import (
     OUTER_LIPS,
     RIGHT_EYE_CONTOUR,
 )
-from .lip_edges import hide_teeth, inset_open_lips, lip_gaps
+from .lip_edges import darken, hide_teeth, inset_open_lips, lip_gaps, lip_line
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
 from .warping import mesh_flow, soften, warp
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
 EDGE_WEIGHT = 2.0  # of the paint's gradients against its colours: teeth are edges
+AROUND_MOUTH_WEIGHT = 0.3  # of pixels beside the painted ones, where the landmarks are the codes' own
 # Lips and lids carry what people look at; the rest of the face only follows.
 LIP_WEIGHT, LID_WEIGHT = 6.0, 4.0
 # Rounding and spreading move the corners by little; without a term of its own their width is lost among 468 points.
@@ -57,7 +58,7 @@ class Reference:
 
 @dataclass
 class DecoderOutput(ModelOutput):
-    """Flow and mask have R = `detail` · S cells a side, pictures S; landmarks are fractions of S."""
+    """Flow, mask and line have R = `detail` · S cells a side, pictures S; landmarks are fractions of S."""
 
     pixels: torch.Tensor | None = None  # (B, 3, S, S) in [-1, 1]
     landmarks: torch.Tensor | None = None  # (B, 468, 2)
@@ -65,6 +66,7 @@ class DecoderOutput(ModelOutput):
     flow: torch.Tensor | None = None  # (B, 2, R, R) in cells of R
     mask: torch.Tensor | None = None  # (B, 1, R, R), opacity of the paint
     paint: torch.Tensor | None = None  # (B, 3, S, S)
+    line: torch.Tensor | None = None  # (B, 1, R, R), strength of the line between closed lips
 
 
 @dataclass
@@ -264,10 +266,12 @@ class VisualTokenizerModel(PreTrainedModel):
         difference, opacity = self.painter(inputs.to(codes.dtype), codes)
         paint = paste(inputs[:, :3] + difference.to(moved.dtype), moved, window)
         opacity = paste(opacity.to(moved.dtype), torch.zeros_like(small_mask), window)
-        pixels = moved + small_mask * opacity * (paint - moved)
+        line = lip_line(reference.landmarks, landmarks, cells)
+        small_line = F.avg_pool2d(line, detail) if detail > 1 else line
+        pixels = darken(moved + small_mask * opacity * (paint - moved), small_line, -1.0)
         if detail > 1:
             opacity = F.interpolate(opacity, scale_factor=detail, mode="bilinear")
-        return DecoderOutput(pixels, landmarks, expression, flow, mask * opacity, paint)
+        return DecoderOutput(pixels, landmarks, expression, flow, mask * opacity, paint, line)
 
     def mouth_window(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Upper left corner `(B, 2)`, whole pixels, of the painter's window about the mouth."""
@@ -294,7 +298,8 @@ class VisualTokenizerModel(PreTrainedModel):
             reference_pixel_values, reference_landmarks: `(B, 3, S, S)` and `(B, 468, 2)`; without them no pixels are
                 decoded and only expression and quantizer learn.
             labels: `(B, 3, S, S)`, the reference's person with that expression.
-            label_landmarks: `(B, 468, 2)` of `labels`; given them, the painter paints at the true landmarks.
+            label_landmarks: `(B, 468, 2)` of `labels`; given them, the painter paints at the true landmarks, else
+                where the codes put them.
             label_expression: `(B, 468, 2)`, the expression of `pixel_values` on the neutral face.
             quantize: `(B,)` bool, which items decode from discrete codes; None: all.
         """
@@ -326,9 +331,11 @@ class VisualTokenizerModel(PreTrainedModel):
         if labels is not None:
             window = self.mouth_window(reference.landmarks)
             side = self.config.painter_size
-            pixel_loss = paint_loss(
-                cut(decoded.pixels, window, side), cut(labels, window, side), cut(decoded.mask, window, side)
-            )
+            weight = cut(decoded.mask, window, side)
+            if label_landmarks is None:
+                # Where lips and chin are is the codes' doing then, and is to be seen all around the mouth.
+                weight = weight + AROUND_MOUTH_WEIGHT
+            pixel_loss = paint_loss(cut(decoded.pixels, window, side), cut(labels, window, side), weight)
             loss = loss + pixel_loss
         return VisualTokenizerOutput(loss, expression_loss, pixel_loss, quantized.loss, decoded, codes, quantized.ids)
 

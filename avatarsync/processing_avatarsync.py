@@ -10,8 +10,8 @@ from transformers.processing_utils import ProcessorMixin
 
 from .configuration_avatarsync import AvatarSyncConfig
 from .errors import InvalidMappingError, InvalidTrackError
-from .phonemes import Speech, VisualMapping
-from .schedule import FrameSchedule, keyframe_times, timed_units
+from .phonemes import SILENCE, Speech, VisualMapping
+from .schedule import FrameSchedule, keyframe_times, surround_with_rest, timed_units
 
 TRACK_TOLERANCE = 0.1  # seconds that a track may outlast its audio
 
@@ -21,16 +21,24 @@ class ScheduledSpeech:
     """Units and frames of one clip.
 
     Attributes:
-        unit_ids: int64 `(T_s,)`.
+        unit_ids: int64 `(T_s,)`, with silence before and after the clip.
         durations: float32 `(T_s,)` seconds of each unit.
         keyframe_times: float64 `(T_s,)` seconds.
         frames: the frames' schedule.
+        silent_unit: id of the unit of silence.
     """
 
     unit_ids: torch.Tensor
     durations: torch.Tensor
     keyframe_times: np.ndarray
     frames: FrameSchedule
+    silent_unit: int
+
+    def spoken(self) -> np.ndarray:
+        """Start and end `(N, 2)` in seconds of the units that are not silence."""
+        half = self.durations.double().numpy() / 2
+        spans = np.stack([self.keyframe_times - half, self.keyframe_times + half], 1)
+        return spans[(self.unit_ids != self.silent_unit).numpy()]
 
 
 class AvatarSyncProcessor(ProcessorMixin):
@@ -66,12 +74,14 @@ class AvatarSyncProcessor(ProcessorMixin):
                 f"the track ends at {speech.track[-1].end:.2f} s, its audio at {speech.duration:.2f} s: shorten the "
                 "track, or lengthen the audio with silence"
             )
-        units = timed_units(speech.track, self.mapping, speech.duration)
+        silent_unit = self.mapping.unit_id(SILENCE)
+        units = surround_with_rest(timed_units(speech.track, self.mapping, speech.duration), silent_unit)
         return ScheduledSpeech(
             torch.tensor([unit.unit_id for unit in units]),
             torch.tensor([unit.duration for unit in units], dtype=torch.float32),
             keyframe_times(units),
             frames,
+            silent_unit,
         )
 
     def check_units(self, num_units: int) -> None:

@@ -19,6 +19,8 @@ NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (12, 15, 24, 30
 NTSC_TOLERANCE = Fraction(5, 1000)
 # A longer phoneme, and above all a silence, gets several keyframes: one alone would stretch its neighbours into it.
 MAX_UNIT_DURATION = 0.24
+# Silent units before the first and after the last, so that speech begins and ends in the resting face.
+REST_UNITS, REST_DURATION = 2, 0.2
 # Rates of up to this denominator are taken as they are; every container's clock can count them.
 MAX_DENOMINATOR = 1001
 
@@ -120,6 +122,20 @@ def timed_units(track: PhonemeTrack, mapping: VisualMapping, duration: float) ->
     if duration > position + 1e-3 or not units:
         add(silent, position, max(duration, position))
     return units
+
+
+def surround_with_rest(units: list[TimedUnit], silent: int) -> list[TimedUnit]:
+    """The units with silence before and after them, at times before 0 and beyond the end, where no frame lies."""
+    first, last = units[0].start, units[-1].end
+    before = [
+        TimedUnit(silent, first - (index + 1) * REST_DURATION, first - index * REST_DURATION)
+        for index in reversed(range(REST_UNITS))
+    ]
+    after = [
+        TimedUnit(silent, last + index * REST_DURATION, last + (index + 1) * REST_DURATION)
+        for index in range(REST_UNITS)
+    ]
+    return before + units + after
 
 
 def keyframe_times(units: Iterable[Phoneme | TimedUnit]) -> np.ndarray:

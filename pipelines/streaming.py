@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from avatarsync.blinking import eye_openness
+from avatarsync.head_motion import head_poses
 from avatarsync.modeling_avatarsync import AvatarSyncModel
+from avatarsync.outputs import Making
 from avatarsync.phonemes import PhonemeTrack, Speech
 from avatarsync.processing_avatarsync import ScheduledSpeech
 from avatarsync.rendering import FaceRenderer
@@ -24,6 +26,7 @@ class FrameStream:
     Attributes:
         num_frames, fps, height, width: of the video.
         audio, sampling_rate, track: the speech that goes with it.
+        making: how the video is made, for `AvatarSyncPipeline.rerender`.
     """
 
     def __init__(
@@ -35,6 +38,8 @@ class FrameStream:
         seed: int,
         temperature: float,
         blink: bool,
+        motion: str,
+        making: Making,
     ):
         self.num_frames: int = schedule.frames.num_frames
         self.fps: Fraction = schedule.frames.fps
@@ -42,7 +47,8 @@ class FrameStream:
         self.audio, self.sampling_rate = speech.audio, speech.sampling_rate
         # A copy: whoever edits the speech afterwards does not rewrite what this video says of itself.
         self.track: PhonemeTrack = copy.deepcopy(speech.track)
-        self._frames = self._generate(model, renderer, schedule, seed, temperature, blink)
+        self.making = making
+        self._frames = self._generate(model, renderer, schedule, seed, temperature, blink, motion)
 
     def __len__(self) -> int:
         return self.num_frames
@@ -54,7 +60,7 @@ class FrameStream:
         return next(self._frames)
 
     @staticmethod
-    def _generate(model, renderer, schedule, seed, temperature, blink) -> Iterator[np.ndarray]:
+    def _generate(model, renderer, schedule, seed, temperature, blink, motion) -> Iterator[np.ndarray]:
         device = model.device
         # Noise is drawn on the CPU, so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(seed)
@@ -62,6 +68,9 @@ class FrameStream:
         times = schedule.frames.times()
         openness = eye_openness(times, seed) if blink else np.ones(len(times), np.float32)
         openness = torch.from_numpy(openness).to(device)
+        poses = None
+        if motion == "subtle":
+            poses = torch.from_numpy(head_poses(times, schedule.spoken(), seed)).to(device)
         position = 0
         for codes in model.generate_codes(
             schedule.unit_ids.to(device),
@@ -74,5 +83,6 @@ class FrameStream:
         ):
             for start in range(0, len(codes), at_once):
                 part = codes[start : start + at_once]
-                yield from renderer.render(part, openness[position : position + len(part)])
+                now = slice(position, position + len(part))
+                yield from renderer.render(part, openness[now], None if poses is None else poses[now])
                 position += len(part)

@@ -6,15 +6,19 @@
 Everything goes through `stream`; calling the pipeline collects what it yields.
 """
 
+import copy
 import math
 import os
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from avatarsync.pipelines.attention_window import with_attention_window
+from avatarsync.pipelines.rerendering import changed_frames, select_frames
 from avatarsync.pipelines.streaming import FrameStream
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
@@ -23,9 +27,10 @@ from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError, OutputError
+from avatarsync.head_motion import MOTIONS
 from avatarsync.modeling_avatarsync import AvatarSyncModel
-from avatarsync.outputs import TalkingHeadVideo
-from avatarsync.phonemes import Speech, listen, speak
+from avatarsync.outputs import Making, TalkingHeadVideo
+from avatarsync.phonemes import PhonemeTrack, Speech, listen, speak
 from avatarsync.phonemes.audio import check_audio
 from avatarsync.processing_avatarsync import AvatarSyncProcessor
 from avatarsync.rendering import FaceRenderer
@@ -63,8 +68,12 @@ class AvatarSyncPipeline(Pipeline):
         seed: the same seed gives the same video.
         temperature: 0 takes the likeliest keyframes; above, they are sampled.
         blink: whether the eyes blink.
+        motion: "subtle" lets the head sway a little and rise with the speech, "still" holds it where it is.
+        attention_window: how many phonemes before and after its own shape the mouth, e.g. (0, 0) for its own alone;
+            at most and by default what the model was trained with.
         face_index: which of several faces, 0 is the largest.
         face_box: (x, y, width, height) in pixels, where the detector fails.
+        frames: of `stream` alone: increasing indices of the frames to draw, all unless given.
 
     Returns:
         `TalkingHeadVideo`.
@@ -176,8 +185,11 @@ class AvatarSyncPipeline(Pipeline):
         seed: int = 0,
         temperature: float = 0.0,
         blink: bool = True,
+        motion: str = "subtle",
+        attention_window: tuple[int, int] | None = None,
         face_index: int | None = None,
         face_box: tuple[float, float, float, float] | None = None,
+        frames: Sequence[int] | None = None,
     ) -> FrameStream:
         """Frames one by one in flat memory; the arguments are the class's."""
         given = [name for name, value in (("text", text), ("audio", audio), ("speech", speech)) if value is not None]
@@ -192,7 +204,17 @@ class AvatarSyncPipeline(Pipeline):
             raise InvalidArgumentError("language= belongs to text= or audio=: a speech already has its phonemes")
         if text is not None and not isinstance(text, str):
             raise InvalidArgumentError(f"text= is a {type(text).__name__}: give a string")
-        _check_options(seed, temperature)
+        _check_options(seed, temperature, motion)
+        options = {
+            "seed": seed,
+            "temperature": temperature,
+            "blink": blink,
+            "motion": motion,
+            "attention_window": attention_window,
+            "face_index": face_index,
+            "face_box": face_box,
+        }
+        model = self._windowed_model(attention_window)
         fps = parse_frame_rate(self.processor.fps if fps is None else fps)
         if speech is not None:
             _check_speech(speech)
@@ -204,8 +226,58 @@ class AvatarSyncPipeline(Pipeline):
         elif audio is not None:
             speech = self.listen(audio, transcript, language, sampling_rate, recognizer)
         schedule = self.processor(speech, fps)
-        renderer = FaceRenderer(self.model.visual_tokenizer, pixels, alignment, self.model.config.crop_strategy)
-        return FrameStream(self.model, renderer, speech, schedule, seed, temperature, blink)
+        making = Making(pixels, schedule, options)
+        if frames is not None:
+            schedule = select_frames(model, schedule, frames, temperature)
+        renderer = FaceRenderer(
+            self.model.visual_tokenizer, pixels, alignment, self.model.config.crop_strategy, motion == "subtle"
+        )
+        renderer.reference = model.at_rest(renderer.reference, schedule.silent_unit)
+        return FrameStream(model, renderer, speech, schedule, seed, temperature, blink, motion, making)
+
+    def changed_frames(self, making: Making, speech: Speech) -> np.ndarray:
+        """Indices of the frames that differ from an earlier video's where the same audio gets another track.
+
+        Args:
+            making: of the earlier video or stream.
+            speech: with its audio and the edited track.
+
+        Raises:
+            InvalidArgumentError: another duration.
+        """
+        _check_speech(speech)
+        schedule = self.processor(speech, making.schedule.frames.fps)
+        return changed_frames(self._windowed_model(making.options["attention_window"]), making, schedule)
+
+    def rerender(self, video: TalkingHeadVideo, track: PhonemeTrack | None = None) -> TalkingHeadVideo:
+        """The video with other phonemes: only the frames that these can change are drawn, the others are copied.
+
+            video.track[3].end += 0.05
+            video = talk.rerender(video)
+
+        Args:
+            video: what this pipeline returned, wearing the same identity as now.
+            track: the edited track; None takes the video's own, edited in place.
+
+        Raises:
+            InvalidArgumentError: a video of another origin. InvalidTrackError: see `PhonemeTrack.validate`.
+        """
+        if video.making is None:
+            raise InvalidArgumentError("this video does not say how it was made: give one that the pipeline returned")
+        track = video.track if track is None else track
+        speech = Speech(track, video.audio, video.sampling_rate, track.language)
+        changed = self.changed_frames(video.making, speech)
+        frames, making = video.frames.copy(), video.making
+        if len(changed):
+            options = {**making.options, "fps": video.fps, "frames": changed}
+            stream = self.stream(making.image, speech=speech, **options)
+            for index, frame in zip(changed, stream, strict=True):
+                frames[index] = frame
+            making = stream.making
+        return TalkingHeadVideo(frames, video.audio, video.sampling_rate, video.fps, copy.deepcopy(track), making)
+
+    def _windowed_model(self, attention_window: tuple[int, int] | None) -> AvatarSyncModel:
+        return self.model if attention_window is None else with_attention_window(self.model, attention_window)
 
     def __call__(
         self, image: ImageSource | list[ImageSource], **kwargs: Any
@@ -213,6 +285,8 @@ class AvatarSyncPipeline(Pipeline):
         for option in ("num_workers", "batch_size"):
             if kwargs.pop(option, None) not in (None, 0, 1):
                 raise InvalidArgumentError(f"{option}= has no use here: portraits are drawn one after the other")
+        if kwargs.get("frames") is not None:
+            raise InvalidArgumentError("frames= picks frames of a stream: a video has them all")
         return super().__call__(image, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
@@ -230,7 +304,8 @@ class AvatarSyncPipeline(Pipeline):
 
     def postprocess(self, model_outputs: dict[str, Any]) -> TalkingHeadVideo:
         stream = model_outputs["stream"]
-        return TalkingHeadVideo(model_outputs["frames"], stream.audio, stream.sampling_rate, stream.fps, stream.track)
+        sound = (stream.audio, stream.sampling_rate)
+        return TalkingHeadVideo(model_outputs["frames"], *sound, stream.fps, stream.track, stream.making)
 
 
 def _usable_device(device: str | torch.device) -> torch.device:
@@ -243,11 +318,13 @@ def _usable_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _check_options(seed: int, temperature: float) -> None:
+def _check_options(seed: int, temperature: float, motion: str) -> None:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise InvalidArgumentError(f"seed is {seed!r}: give a whole number from 0")
     if not (isinstance(temperature, (int, float)) and math.isfinite(temperature) and temperature >= 0):
         raise InvalidArgumentError(f"temperature is {temperature!r}: give a number from 0")
+    if motion not in MOTIONS:
+        raise InvalidArgumentError(f"motion is {motion!r}: use {' or '.join(map(repr, MOTIONS))}")
 
 
 def _check_speech(speech: Speech) -> None:

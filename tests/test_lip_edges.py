@@ -5,7 +5,7 @@ import torch
 
 from avatarsync import face_mesh
 from avatarsync.face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
-from avatarsync.lip_edges import LOWER, UPPER, hide_teeth, inset_open_lips, lip_gaps
+from avatarsync.lip_edges import HIDDEN_SHARE, LOWER, UPPER, darken, hide_teeth, inset_open_lips, lip_gaps, lip_line
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def test_an_open_target_takes_the_whole_lips(opened):
     torch.testing.assert_close(hide_teeth(opened, opened), opened)
 
 
-def test_a_closed_target_takes_the_outer_half_of_the_lips(opened, closed):
+def test_a_closed_target_takes_the_outer_part_of_the_lips(opened, closed):
     source = hide_teeth(opened, closed)
     for after, before in zip(heights(source), heights(opened), strict=True):
-        torch.testing.assert_close(after, 0.5 * before, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(after, (1 - HIDDEN_SHARE) * before, atol=1e-5, rtol=1e-4)
     outer = list(OUTER_LIPS)
     assert torch.equal(source[:, outer], opened[:, outer])
     # The rings keep their order.
@@ -68,3 +68,23 @@ def test_what_is_hidden_grows_steadily_with_the_closing(opened, closed):
         for share in (0.0, 0.4, 0.6, 0.8, 1.0)
     ]
     assert hidden == sorted(hidden, reverse=True) and hidden[1] > 1.2 * hidden[-1]
+
+
+def test_the_line_between_lips_is_drawn_where_an_open_reference_closes(opened, closed):
+    size = 128
+    line = lip_line(opened, closed, size)[0, 0]
+    inner = list(INNER_LIPS)
+    middle = closed[0, inner[5]] * size
+    column = line[:, int(middle[0])]
+    assert column.max() > 0.8 and abs(int(column.argmax()) - middle[1].item()) < 1.5
+    assert line[:, : int(closed[0, inner[0], 0] * size) - 1].max() < 1e-3  # nothing beyond the corners
+    assert line[: int(middle[1]) - 12].max() < 1e-3
+    assert not lip_line(closed, closed, size).any(), "a portrait's own line is enough"
+    assert not lip_line(opened, opened, size).any()
+
+
+def test_a_line_darkens_towards_black():
+    pictures = torch.tensor([-1.0, 0.0, 1.0]).expand(1, 3, 1, 3)
+    drawn = darken(pictures, torch.ones(1, 1, 1, 3), -1.0)
+    assert (drawn[..., 0] == -1).all() and (drawn[..., 1:] < pictures[..., 1:]).all()
+    assert torch.equal(darken(pictures, torch.zeros(1, 1, 1, 3), -1.0), pictures)

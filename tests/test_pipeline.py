@@ -49,6 +49,7 @@ def inner_gaps(talk, speech, portrait):
     model, schedule = talk.model, talk.processor(speech)
     alignment = model.face_aligner.align(portrait)
     reference = FaceRenderer(model.visual_tokenizer, portrait, alignment, "pose_driven").reference
+    reference = model.at_rest(reference, schedule.silent_unit)
     times = schedule.frames.times()
     codes = model.generate_codes(schedule.unit_ids, schedule.durations, schedule.keyframe_times, times, reference)
     codes = torch.cat(list(codes))

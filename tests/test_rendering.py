@@ -55,6 +55,43 @@ def test_a_face_that_rests_is_the_picture_itself(tokenizer, monkeypatch):
     assert (frames[0] != image).any(-1).mean() < 0.002
 
 
+def test_a_moving_head_takes_the_hair_along_and_leaves_the_corners(tokenizer, monkeypatch):
+    image, alignment = portrait(400, 360, face=0.3)
+    smooth = np.kron(image[::20, ::20], np.ones((20, 20, 1), np.uint8))[:400, :360]
+    renderer = FaceRenderer(tokenizer, smooth, alignment, "pose_driven", moving_head=True)
+    monkeypatch.setattr(tokenizer.transfer, "forward", lambda reference, *others: reference)
+    codes = torch.zeros(2, 16, 10)
+    poses = torch.tensor([[0.0, 0.0, 0.0], [0.03, -0.02, 0.0]])
+    still, moved = renderer.render(codes, head_poses=poses)
+    assert (still != smooth).any(-1).mean() < 0.002
+    oval = alignment.landmarks[list(face_mesh.FACE_OVAL)]
+    middle = np.round(oval.mean(0)).astype(int)
+    unit = (alignment.landmarks[263, 0] - alignment.landmarks[33, 0]) / 0.44  # about the crop's side in pixels
+    across, down = 0.03 * unit, -0.02 * unit
+    top = int(oval[:, 1].min() - 0.1 * unit)  # hair
+    for y, x in ((middle[1], middle[0]), (top, middle[0])):
+        window = moved[y - 10 : y + 11, x - 10 : x + 11].astype(float)
+        errors = {
+            (dy, dx): np.abs(window - smooth[y - dy - 10 : y - dy + 11, x - dx - 10 : x - dx + 11]).mean()
+            for dy in range(-9, 10)
+            for dx in range(-9, 10)
+        }
+        best = min(errors, key=errors.get)
+        assert abs(best[0] - down) < 2 and abs(best[1] - across) < 2
+    for corner in (np.s_[:20, :20], np.s_[-20:, :20], np.s_[:20, -20:], np.s_[-20:, -20:]):
+        assert np.array_equal(moved[corner], smooth[corner])
+
+
+def test_a_roll_turns_the_head_clockwise(tokenizer, monkeypatch):
+    image, alignment = portrait(400, 360, face=0.3)
+    smooth = np.kron(image[::20, ::20], np.ones((20, 20, 1), np.uint8))[:400, :360]
+    renderer = FaceRenderer(tokenizer, smooth, alignment, "pose_driven", moving_head=True)
+    shift = renderer._head_shift(torch.tensor([[0.0, 0.0, 0.05]]))[0]
+    nose = np.round(alignment.landmarks[1]).astype(int) - (renderer.left, renderer.top)
+    # The head leans to the right of the picture: what is seen there comes from further left.
+    assert shift[nose[1], nose[0], 0] < -0.02
+
+
 def test_motion_fades_before_the_crop_ends(tokenizer):
     image, alignment = portrait(400, 300)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")

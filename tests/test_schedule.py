@@ -1,3 +1,4 @@
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -5,7 +6,15 @@ import pytest
 
 from avatarsync.errors import InvalidArgumentError, InvalidFrameRateError
 from avatarsync.phonemes import Phoneme, PhonemeTrack
-from avatarsync.schedule import FrameSchedule, keyframe_times, locate, parse_frame_rate
+from avatarsync.schedule import (
+    REST_DURATION,
+    FrameSchedule,
+    TimedUnit,
+    keyframe_times,
+    locate,
+    parse_frame_rate,
+    surround_with_rest,
+)
 
 RATES = [10, 12.5, "23.976", 24, Fraction(24000, 1001), 25, 29.97, "30000/1001", 30, 50, 59.94, 60]
 
@@ -122,3 +131,13 @@ def test_locate_needs_keyframes_in_order():
         locate([0.0], [])
     with pytest.raises(InvalidArgumentError, match="backwards"):
         locate([0.0], [1.0, 0.5])
+
+
+def test_speech_is_surrounded_by_rest():
+    units = [TimedUnit(3, 0.0, 0.1), TimedUnit(4, 0.1, 0.3)]
+    surrounded = surround_with_rest(units, silent=0)
+    assert [unit.unit_id for unit in surrounded] == [0, 0, 3, 4, 0, 0]
+    edges = [(first.end, second.start) for first, second in itertools.pairwise(surrounded)]
+    assert all(end == pytest.approx(start) for end, start in edges)
+    assert surrounded[1].end == 0 and surrounded[4].start == pytest.approx(0.3)
+    assert all(unit.duration == pytest.approx(REST_DURATION) for unit in surrounded if unit.unit_id == 0)

@@ -132,7 +132,30 @@ def test_lips_never_cross(face, transfer):
     inner = list(face_mesh.INNER_LIPS)
     upper = target[:, [inner[i] for i in face_mesh.UPPER_LIP_POSITIONS], 1]
     lower = target[:, [inner[i] for i in face_mesh.LOWER_LIP_POSITIONS], 1]
-    assert (lower >= upper - 1e-6).all()
+    own = torch.stack([face[0, [inner[i] for i in side], 1] for side in (face_mesh.LOWER_LIP_POSITIONS,
+                                                                      face_mesh.UPPER_LIP_POSITIONS)])  # fmt: skip
+    # By no more than the landmarks of the reference itself.
+    assert (lower - upper >= (own[0] - own[1]).clamp(max=0) - 1e-6).all()
+
+
+def test_a_smile_closes_and_stays_a_smile(face, transfer):
+    """In the same expression as at rest, only the lips of an open reference come together."""
+    reference = opened(face)
+    outer = list(face_mesh.OUTER_LIPS)
+    corners = [outer[0], outer[10]]
+    reference[:, corners, 1] -= 0.03  # raised
+    target = transfer(reference, face, face)
+    assert inner_gap(target).item() == pytest.approx(0, abs=2e-3)
+    torch.testing.assert_close(target[:, corners], reference[:, corners])
+    still = [10, 33, 263]
+    assert torch.equal(target[:, still], reference[:, still])
+
+
+def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, transfer):
+    reference = 0.9 * face + 0.03
+    rest = face + 0.01 * torch.sin(torch.arange(936.0)).view(1, 468, 2)
+    rest[:, list(face_mesh.INNER_LIPS)] = face[:, list(face_mesh.INNER_LIPS)]
+    torch.testing.assert_close(transfer(reference, rest, rest, torch.ones(1)), reference, atol=1e-5, rtol=0)
 
 
 def test_steered_eyes_close_and_open_to_their_own_size(face, transfer):

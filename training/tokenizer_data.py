@@ -9,11 +9,12 @@ from numbered_batches import NumberedBatches
 
 from avatarsync.data.dataset import Rows
 from avatarsync.data.expressions import Expressions
-from avatarsync.data.reenactment import ReenactedRows  # TMP
+from avatarsync.data.reenactment import ReenactedRows
 from avatarsync.errors import DatasetError
 from avatarsync.face_mesh import neutral_landmarks
 
 CLOSED_LIPS = 0.012  # inner-lip gap, of the crop's side, below which a portrait counts as neutral
+SMILING_LIPS = 0.02  # and above which it shows its teeth
 # As imperfect alignment makes them; more would hide how wide a mouth is.
 SHIFT, ANGLE, ZOOM = 0.012, 0.025, 0.012
 
@@ -83,6 +84,8 @@ class TokenizerBatches(NumberedBatches):
         clips, portraits, reenacted: rows of one split; the latter two may be None with `portrait_share` 0.
         portrait_share: share of a batch that are portraits.
         quantize_share: share of a batch that is decoded from discrete codes.
+        smile_share: share of the portraits that, where they smile with open lips, are themselves the label of a
+            reenactment with closed ones: real teeth, sharp and in their own light, of a face that hid them.
     """
 
     def __init__(
@@ -94,10 +97,11 @@ class TokenizerBatches(NumberedBatches):
         seed: int,
         portrait_share: float = 0.6,
         quantize_share: float = 0.5,
+        smile_share: float = 0.0,
     ):
         super().__init__(seed)
         self.frames = Frames(clips, Expressions.of_rows(clips))
-        self.batch_size, self.quantize_share = batch_size, quantize_share
+        self.batch_size, self.quantize_share, self.smile_share = batch_size, quantize_share, smile_share
         self.count = round(batch_size * portrait_share)
         if self.count and (portraits is None or reenacted is None):
             raise DatasetError(
@@ -113,12 +117,30 @@ class TokenizerBatches(NumberedBatches):
                 (drivers[name], int(frame))
                 for name, frame in zip(reenacted.drivers, reenacted.driver_frames, strict=True)
             ]
+            self.closed_smiles = self.find_closed_smiles() if smile_share else []
+
+    def find_closed_smiles(self) -> list[tuple[int, np.ndarray]]:
+        """Portraits that show their teeth, and their reenactments with closed lips."""
+
+        def gap(landmarks: np.ndarray) -> float:
+            return landmarks[14, 1] - landmarks[13, 1]
+
+        closed = np.array([gap(self.reenacted.landmarks(index)) < CLOSED_LIPS for index in range(len(self.driver_of))])
+        found = []
+        for portrait, of_portrait in self.of_portrait.items():
+            of_portrait = of_portrait[closed[of_portrait]]
+            if len(of_portrait) and gap(self.portraits.landmarks(portrait)[0]) > SMILING_LIPS:
+                found.append((portrait, of_portrait))
+        return found
 
     def make(self, random: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Keyword arguments of `VisualTokenizerModel.forward`, and `reference_expression(_known)`."""
         parts = [self.speakers(random, self.batch_size - self.count)] if self.count < self.batch_size else []
-        if self.count:
-            parts.append(self.reenactments(random, self.count))
+        smiles = round(self.count * self.smile_share) if self.count and self.closed_smiles else 0
+        if smiles:
+            parts.append(self.smiles(random, smiles))
+        if self.count > smiles:
+            parts.append(self.reenactments(random, self.count - smiles))
         batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
         def normal(*shape):
@@ -182,6 +204,24 @@ class TokenizerBatches(NumberedBatches):
             "reference_landmarks": torch.from_numpy(np.stack(landmarks)),
             "reference_expression": torch.from_numpy(np.stack(expressions)),
             "reference_expression_known": torch.tensor(np.array(known, bool)),
+        }
+
+    def smiles(self, random: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
+        """The label is a portrait that shows its teeth, its reference the same face with closed lips."""
+        chosen = [self.closed_smiles[index] for index in random.integers(len(self.closed_smiles), size=count)]
+        references = [int(random.choice(closed)) for _, closed in chosen]
+        labels = pixels([self.portraits.crop(portrait, 0) for portrait, _ in chosen])
+        unknown = torch.zeros(count, dtype=torch.bool)
+        return {
+            "pixel_values": labels,
+            "labels": labels,
+            "label_landmarks": torch.from_numpy(np.stack([self.portraits.landmarks(row)[0] for row, _ in chosen])),
+            # Nobody knows a smile's expression on the neutral face: only the painter can learn from these.
+            "label_expression": neutral_landmarks().expand(count, -1, -1).clone(),
+            "reference_pixel_values": pixels([self.reenacted.crop(index) for index in references]),
+            "reference_landmarks": torch.from_numpy(np.stack([self.reenacted.landmarks(i) for i in references])),
+            "reference_expression": torch.from_numpy(np.stack([self.reenacted.expression(i) for i in references])),
+            "reference_expression_known": unknown,
         }
 
 

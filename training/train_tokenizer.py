@@ -1,13 +1,16 @@
 """Train the visual tokenizer.
 
     python training/train_tokenizer.py --data DATA --out CODES --phase expression
-    python training/train_tokenizer.py --data DATA --init_from CODES --out TOKENIZER --phase paint
+    python training/train_tokenizer.py --data DATA --init_from CODES --out PAINTED --phase paint
+    python training/train_tokenizer.py --data DATA --init_from PAINTED --out TOKENIZER --phase joint
 
 or on several devices: accelerate launch --config_file training/accelerate/multi_gpu.yaml training/train_tokenizer.py …
 
 Phase `expression` trains encoder, quantizer and expression decoder by the landmarks that each picture's expression is
-known to have (cheap: no pixels are drawn); phase `paint` then freezes them, so that the codes stay what the keyframe
-generator learns, and trains the painter. DATA is what `prepare_data.py` and `reenact_portraits.py` wrote.
+known to have (cheap: no pixels are drawn). Phase `paint` freezes them, so that the codes stay what the keyframe
+generator learns, and trains the painter at the true landmarks. Phase `joint` trains everything by the pixels that the
+codes lead to, through transfer, mesh and warp, beside the losses of phase `expression`. DATA is what `prepare_data.py`
+and `reenact_portraits.py` wrote.
 
 Measured on two cores of an AMD EPYC with AVX512-BF16, --mixed_precision bf16, batches of 32: see training/README.md.
 """
@@ -25,6 +28,7 @@ from avatarsync.configuration_avatarsync import VisualTokenizerConfig
 from avatarsync.data.dataset import load
 from avatarsync.errors import InvalidArgumentError
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, cut, mouth_widths
+from avatarsync.perceptual import load_perceptual
 from avatarsync.quantizers import VectorQuantizer
 
 MODEL_INPUTS = (
@@ -42,13 +46,22 @@ RESTART_STEPS = 100  # of dead VQ codes
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = training_parser(__doc__, batch_size=32, learning_rate=5e-4, ema_decay=0.998)
-    parser.add_argument("--phase", choices=("expression", "paint"), required=True)
+    parser.add_argument("--phase", choices=("expression", "paint", "joint"), required=True)
     parser.add_argument("--quantizer", choices=("lfq", "vq"), default="lfq")
     parser.add_argument("--portrait_share", type=float, default=0.6, help="share of reenacted portraits in a batch")
+    parser.add_argument(
+        "--smile_share", type=float, default=0.3, help="of the portraits in phase paint: toothy smiles"
+    )
+    parser.add_argument("--perceptual", help="network of a perceptual loss in phase paint, e.g. st-lpips-alexnet")
+    parser.add_argument("--perceptual_weight", type=float, default=1.0)
+    parser.add_argument("--pixel_weight", type=float, default=10.0, help="of the pixels' loss in phase joint")
     parser.add_argument("--continuous_share", type=float, default=0.5, help="of phase expression, before quantising")
     args = parser.parse_args(argv)
-    if args.phase == "paint" and args.init_from is None:
-        raise InvalidArgumentError("--phase paint needs the codes: --init_from the folder of phase expression")
+    before = {"paint": "expression", "joint": "paint"}.get(args.phase)
+    if args.perceptual and args.phase != "paint":
+        raise InvalidArgumentError("--perceptual belongs to --phase paint: the other phases do not look at teeth")
+    if before and args.init_from is None:
+        raise InvalidArgumentError(f"--phase {args.phase} goes on: --init_from the folder of phase {before}")
     return args
 
 
@@ -119,30 +132,43 @@ def main(argv: list[str] | None = None) -> None:
     accelerator = start_accelerator(args)
     data = load(args.data)
     train, held = load_rows(data, "train", args.data), load_rows(data, "test", args.data)
-    batches = TokenizerBatches(*train, args.batch_size, args.seed, args.portrait_share)
+    smile_share = args.smile_share if args.phase == "paint" else 0.0
+    batches = TokenizerBatches(*train, args.batch_size, args.seed, args.portrait_share, smile_share=smile_share)
     held_out = HeldOut(held, args.portrait_share, accelerator.device)
 
     model = build_model(args, data.settings["crop_size"])
-    paint = args.phase == "paint"
+    paint, joint = args.phase == "paint", args.phase == "joint"
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("painter.") == paint)
+        parameter.requires_grad_(joint or name.startswith("painter.") == paint)
+    perceptual = load_perceptual(args.perceptual).to(accelerator.device) if args.perceptual else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.98))
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     facts = dataset_facts(args.data, len(train[0]), len(train[1] or ()), data.settings)
+    if perceptual is not None:
+        facts["Losses"] = f"perceptual: {perceptual.name}, weight {args.perceptual_weight}"
     run = TrainingRun(accelerator, args, model, optimizer, facts | {"Stage": f"Visual tokenizer, phase {args.phase}."})
 
     usage = torch.zeros(model.config.codebook_size, dtype=torch.long, device=accelerator.device)
     for batch in run.micro_batches(batches):
-        inputs = {name: batch[name] for name in MODEL_INPUTS} if paint else references_as_inputs(batch)
+        inputs = {name: batch[name] for name in MODEL_INPUTS} if paint or joint else references_as_inputs(batch)
+        if joint:
+            del inputs["label_landmarks"]
         # Quantisation, and its entropy and commitment terms, before the codes carry motion would collapse them.
-        continuous = not paint and run.step < args.continuous_share * args.max_train_steps
+        continuous = args.phase == "expression" and run.step < args.continuous_share * args.max_train_steps
         if continuous:
             inputs["quantize"] = torch.zeros_like(inputs["quantize"])
         with accelerator.accumulate(prepared):
             result = prepared(**inputs)
             # With frozen codes only the painter's loss has a gradient.
             loss = result.pixel_loss if paint else result.expression_loss if continuous else result.loss
+            if perceptual is not None:
+                window, side = model.mouth_window(inputs["reference_landmarks"]), model.config.painter_size
+                shown = (cut(pictures, window, side) for pictures in (result.decoded.pixels, inputs["labels"]))
+                perceptual_loss = perceptual(*shown).mean()
+                loss = loss + args.perceptual_weight * perceptual_loss
+            if joint:
+                loss = loss + (args.pixel_weight - 1) * result.pixel_loss
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(trained, args.max_grad_norm)
@@ -150,8 +176,10 @@ def main(argv: list[str] | None = None) -> None:
             prepared_optimizer.zero_grad()
         if accelerator.sync_gradients:
             losses = {"loss": loss, "expression_loss": result.expression_loss}
-            if paint:
+            if result.pixel_loss is not None:
                 losses["pixel_loss"] = result.pixel_loss
+            if perceptual is not None:
+                losses["perceptual_loss"] = perceptual_loss
             if isinstance(model.quantizer, VectorQuantizer) and not paint:
                 usage += torch.bincount(result.ids.flatten(), minlength=len(usage))
                 if (run.step + 1) % RESTART_STEPS == 0:

@@ -11,6 +11,7 @@ codes predict landmarks and the flow is rasterised from the reference's own mesh
 exactly and keeps lips sharp at any resolution.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ from .face_mesh import (
     RIGHT_EYE_CONTOUR,
 )
 from .lip_edges import darken, hide_teeth, inset_open_lips, lip_gaps, lip_line
+from .precision import has_fast_bfloat16
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
 from .warping import mesh_flow, soften, warp
 
@@ -263,7 +265,12 @@ class VisualTokenizerModel(PreTrainedModel):
         moved = warp(reference.pixels, small_flow)
         window = self.mouth_window(reference.landmarks)
         inputs = cut(torch.cat([moved, reference.pixels, small_mouth, reference.mouth], 1), window, side)
-        difference, opacity = self.painter(inputs.to(codes.dtype), codes)
+        # Half of a frame's arithmetic is here. Channels last and, where nothing is to be learned, bfloat16 more than
+        # halve its time, and are off by less than a grey level.
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        fast = inputs.device.type == "cpu" and not torch.is_grad_enabled() and has_fast_bfloat16()
+        with torch.autocast("cpu", torch.bfloat16) if fast else nullcontext():
+            difference, opacity = self.painter(inputs.to(codes.dtype), codes)
         paint = paste(inputs[:, :3] + difference.to(moved.dtype), moved, window)
         opacity = paste(opacity.to(moved.dtype), torch.zeros_like(small_mask), window)
         line = lip_line(reference.landmarks, landmarks, cells)

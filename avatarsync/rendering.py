@@ -16,10 +16,8 @@ from .image_processing_face import invert_matrix, transform_points, warp_image
 from .lip_edges import darken
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import VisualTokenizerModel
-from .warping import warp
 
-# Movements below a hundredth of a pixel and paint below half a grey level cannot be seen.
-STILL_FLOW = 0.01
+# Paint below half a grey level cannot be seen.
 STILL_MASK = 0.5 / 255
 # Faces this much larger than the crop get flow and mask at twice its resolution.
 DETAIL_SCALE = 1.4
@@ -30,6 +28,7 @@ EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its si
 # The head that moves as one: an ellipse about the face oval, in its half width and half height to the side, up (hair)
 # and down (chin); and how much larger the ellipse is in which the motion has faded out.
 HEAD_SIDE, HEAD_ABOVE, HEAD_BELOW, HEAD_FADE = 1.2, 1.45, 1.05, 1.8
+HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's side
 # Nothing is fetched from beyond the picture: motion fades out towards its edges, over this share of the crop's side.
 PICTURE_FADE = 0.08
 
@@ -66,44 +65,50 @@ class FaceRenderer:
             self.reference = tokenizer.prepare_reference(crop.permute(2, 0, 1)[None] / 127.5 - 1, landmarks)
         scale = float(np.sqrt(np.linalg.det(matrix[:, :2])))
         self.detail = 2 if 1 / scale > DETAIL_SCALE else 1
-
-        # The part of the picture that can move, in picture pixels: the mesh with its fade rings, or the whole head.
-        vertices = add_fade_rings(landmarks.cpu())[0].numpy() * size
-        head = HeadRegion.of_landmarks(landmarks[0].cpu().numpy())
-        if moving_head:
-            vertices = np.concatenate([vertices, head.box() * size])
-        corners = transform_points(vertices, invert_matrix(matrix))
         height, width = image.shape[:2]
-        self.left, self.top = (max(0, int(v)) for v in np.floor(corners.min(0)) - MARGIN)
-        right, bottom = (int(v) for v in np.ceil(corners.max(0)) + MARGIN + 1)
-        right, bottom = min(right, width), min(bottom, height)
-        part = torch.from_numpy(np.ascontiguousarray(image[self.top : bottom, self.left : right]))
-        self.part = part.permute(2, 0, 1)[None].to(device, dtype)  # (1, 3, h, w)
-        ys, xs = np.mgrid[self.top : bottom, self.left : right]
-        places = transform_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(np.float32), matrix)
-        places = ((places + 0.5) / size).reshape(1, *xs.shape, 2)  # fractions of the crop's side
-        # picture pixel → place in the crop, (1, h, w, 2) in [-1, 1]
-        self.lookup = torch.from_numpy(2 * places - 1).float().to(device)
-        self.head = self.head_pivot = None
+
+        def extent(places: np.ndarray, margin: int) -> tuple[int, int, int, int]:
+            """Left, top, right and bottom pixel of places `(N, 2)` in fractions of the crop."""
+            corners = transform_points((places * size).astype(np.float32), invert_matrix(matrix))
+            low, high = np.floor(corners.min(0)) - margin, np.ceil(corners.max(0)) + margin + 1
+            return max(0, int(low[0])), max(0, int(low[1])), min(width, int(high[0])), min(height, int(high[1]))
+
+        # Where the face mesh can move pixels, and the part of the picture where anything can: that, or the whole head.
+        mesh = add_fade_rings(landmarks.cpu())[0].numpy()
+        head = HeadRegion.of_landmarks(landmarks[0].cpu().numpy())
+        face = part = extent(mesh, MARGIN)
         if moving_head:
-            to_border = np.minimum(np.minimum(xs, width - 1 - xs), np.minimum(ys, height - 1 - ys)) * scale / size
-            share = head.share(places[0]) * _smooth(to_border / PICTURE_FADE)
-            self.head = torch.from_numpy(share).float().to(device)[None, :, :, None]  # (1, h, w, 1)
-            self.head_pivot = torch.from_numpy(2 * head.pivot - 1).float().to(device)
+            face = extent(mesh, MARGIN + int(np.ceil(HEAD_REACH * size / scale)))
+            part = extent(np.concatenate([mesh, head.box()]), MARGIN)
+        self.left, self.top, right, bottom = part
+        self.rows = slice(max(0, face[1] - self.top), max(0, min(face[3], bottom) - self.top))
+        self.columns = slice(max(0, face[0] - self.left), max(0, min(face[2], right) - self.left))
+        pixels = torch.from_numpy(np.ascontiguousarray(image[self.top : bottom, self.left : right]))
+        self.part = pixels.permute(2, 0, 1)[None].to(device, dtype)  # (1, 3, h, w)
+        ys, xs = np.mgrid[self.top : bottom, self.left : right]
+        shape = ys.shape
+        places = transform_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(np.float32), matrix)
+        places = 2 * ((places + 0.5) / size).reshape(*shape, 2) - 1  # (h, w, 2), the crop is [-1, 1]
+        # Flow in cells → in grid_sample's units of the part: where a pixel of the part is taken from.
+        to_picture = np.linalg.inv(matrix[:, :2].astype(np.float64)) / self.detail
+        to_grid = np.diag([2 / shape[1], 2 / shape[0]]) @ to_picture
+        self.to_grid = torch.from_numpy(to_grid).to(device, dtype)
+        grid = np.stack([2 * (xs - self.left + 0.5) / shape[1] - 1, 2 * (ys - self.top + 0.5) / shape[0] - 1], -1)
+        self.grid = torch.from_numpy(grid).to(device, dtype)[None]  # (1, h, w, 2)
+        # A pixel of the face → its place in the crop.
+        self.lookup = torch.from_numpy(places[self.rows, self.columns]).to(device, dtype)[None]
         # A dropping jaw moves the neck beyond the crop's edge, where the flow is not known: it fades out before.
         to_edge = ((1 - self.lookup.abs().amax(-1)) / (2 * EDGE_FADE)).clamp(0, 1)
-        self.fade = (to_edge * to_edge * (3 - 2 * to_edge))[:, None]  # (1, 1, h, w)
-        # Flow cells → picture pixels, without the crop's shift.
-        back = np.linalg.inv(matrix[:, :2].astype(np.float64)) / self.detail
-        self.to_picture = torch.from_numpy(back).to(device, dtype)
-
-    def _head_shift(self, poses: torch.Tensor) -> torch.Tensor:
-        """Where heads of poses `(B, 3)` are fetched from: shifts `(B, h, w, 2)` of `lookup`."""
-        offset = self.lookup - self.head_pivot - 2 * poses[:, None, None, :2]
-        cos, sin = poses[:, 2].cos()[:, None, None], poses[:, 2].sin()[:, None, None]
-        x, y = offset.unbind(-1)
-        turned = torch.stack([cos * x + sin * y, cos * y - sin * x], -1)
-        return self.head * (turned + self.head_pivot - self.lookup)
+        self.fade = (to_edge * to_edge * (3 - 2 * to_edge))[:, None]  # (1, 1, h', w')
+        self.moving_head = moving_head
+        if moving_head:
+            to_border = np.minimum(np.minimum(xs, width - 1 - xs), np.minimum(ys, height - 1 - ys)) * scale / size
+            share = head.share((places + 1) / 2) * _smooth(to_border / PICTURE_FADE)
+            shifts = head_shifts(places, 2 * head.pivot - 1, share)  # (3, h, w, 2) in [-1, 1] of the crop
+            in_grid = shifts * (size * self.detail / 2) @ to_grid.T
+            self.head_grid = torch.from_numpy(in_grid).to(device, dtype).flatten(1)
+            face_shifts = np.ascontiguousarray(shifts[:, self.rows, self.columns])
+            self.head_lookup = torch.from_numpy(face_shifts).to(device, dtype).flatten(1)
 
     @torch.inference_mode()
     def render(
@@ -121,21 +126,19 @@ class FaceRenderer:
         """
         batch = len(codes)
         decoded = self.tokenizer.decode(codes, self.reference.expand(batch), eye_openness, self.detail)
-        lookup = self.lookup.expand(batch, -1, -1, -1)
+        lookup, grid = self.lookup.expand(batch, -1, -1, -1), self.grid.repeat(batch, 1, 1, 1)
         if head_poses is not None:
-            head_shift = self._head_shift(head_poses)  # (B, h, w, 2)
-            lookup = lookup + head_shift
+            lookup = lookup + (head_poses @ self.head_lookup).view_as(lookup)
+            grid += (head_poses @ self.head_grid).view_as(grid)
         fields = torch.cat([decoded.flow, decoded.mask, decoded.line], 1).float()
         sampled = F.grid_sample(fields, lookup, padding_mode="zeros", align_corners=False)
         flow, mask, line = sampled[:, :2], sampled[:, 2:3], sampled[:, 3:]
         keep_lips_apart(flow, decoded.flow.float(), lookup)
-        flow = self.fade * flow
-        if head_poses is not None:
-            flow += head_shift.permute(0, 3, 1, 2) * (decoded.flow.shape[-1] / 2)
-        flow = torch.einsum("ij,bjhw->bihw", self.to_picture, flow)
-        moved = (flow.abs().amax(1, keepdim=True) > STILL_FLOW) | (mask > STILL_MASK) | (line > STILL_MASK)
+        flow *= self.fade
+        grid[:, self.rows, self.columns] += torch.einsum("ij,bjhw->bhwi", self.to_grid, flow)
         part = self.part.expand(batch, -1, -1, -1)
-        drawn = warp(part, flow, mode="bicubic")
+        drawn = F.grid_sample(part, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        face = drawn[:, :, self.rows, self.columns]
         rows, columns = _extent(mask > STILL_MASK)
         if rows is not None:
             here = (slice(None), slice(None), rows, columns)
@@ -146,12 +149,13 @@ class FaceRenderer:
                 padding_mode="border",
                 align_corners=False,
             )
-            drawn[here] += mask[here] * ((paint + 1) * 127.5 - drawn[here])
+            face[here] += mask[here] * ((paint + 1) * 127.5 - face[here])
         rows, columns = _extent(line > STILL_MASK)
         if rows is not None:
             here = (slice(None), slice(None), rows, columns)
-            drawn[here] = darken(drawn[here], line[here], 0.0)
-        drawn = torch.where(moved, drawn, part).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+            face[here] = darken(face[here], line[here], 0.0)
+        # Where nothing moves, pixels are sampled at their own places, and rounding gives them back exactly.
+        drawn = drawn.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         frames = np.repeat(self.image[None], batch, axis=0)
         height, width = drawn.shape[1:3]
         frames[:, self.top : self.top + height, self.left : self.left + width] = drawn
@@ -160,7 +164,7 @@ class FaceRenderer:
 
 @dataclass
 class HeadRegion:
-    """The head as an ellipse, in fractions of the crop's side.
+    """The head as an ellipse, in the units of its landmarks.
 
     Attributes:
         centre, half: `(2,)` of the face oval.
@@ -173,7 +177,7 @@ class HeadRegion:
 
     @classmethod
     def of_landmarks(cls, landmarks: np.ndarray) -> "HeadRegion":
-        """landmarks `(468, 2)` in fractions of the crop's side."""
+        """The head of an upright face, landmarks `(468, 2)`."""
         oval = landmarks[list(FACE_OVAL)]
         low, high = oval.min(0), oval.max(0)
         centre, half = (low + high) / 2, (high - low) / 2
@@ -186,11 +190,32 @@ class HeadRegion:
         bottom = self.centre[1] + HEAD_FADE * HEAD_BELOW * self.half[1]
         return np.array([[left, top], [right, top], [left, bottom], [right, bottom]])
 
+    def distance(self, places: np.ndarray) -> np.ndarray:
+        """Distance of places `(h, w, 2)` from the centre: 1 on the ellipse, `HEAD_FADE` where motion ends."""
+        across, down = ((places - self.centre) / self.half).transpose(2, 0, 1)
+        return np.hypot(across / HEAD_SIDE, np.where(down < 0, down / HEAD_ABOVE, down / HEAD_BELOW))
+
     def share(self, places: np.ndarray) -> np.ndarray:
         """How far places `(h, w, 2)` go along with the head: 1 on it, 0 far from it, smoothly."""
-        across, down = ((places - self.centre) / self.half).transpose(2, 0, 1)
-        distance = np.hypot(across / HEAD_SIDE, np.where(down < 0, down / HEAD_ABOVE, down / HEAD_BELOW))
-        return _smooth((HEAD_FADE - distance) / (HEAD_FADE - 1))
+        return _smooth((HEAD_FADE - self.distance(places)) / (HEAD_FADE - 1))
+
+
+def head_shifts(places: np.ndarray, pivot: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Where the pixels of a head that moves a little are fetched from, for each of its three directions.
+
+    Args:
+        places: `(h, w, 2)`, where the crop is [-1, 1].
+        pivot: `(2,)`, what the head rolls about.
+        share: `(h, w)`, how far each place goes along.
+
+    Returns:
+        `(3, h, w, 2)`: times a pose's x, y (fractions of the crop's side) and roll (radians; so small that its sine is
+        the angle) and summed, they are to be added to `places`.
+    """
+    across, down = (places - pivot).transpose(2, 0, 1)
+    nothing = np.zeros_like(share)
+    shifts = [(-2 * share, nothing), (nothing, -2 * share), (share * down, -share * across)]
+    return np.stack([np.stack(pair, -1) for pair in shifts])
 
 
 def keep_lips_apart(flow: torch.Tensor, cells: torch.Tensor, lookup: torch.Tensor) -> None:

@@ -86,10 +86,10 @@ def test_a_roll_turns_the_head_clockwise(tokenizer, monkeypatch):
     image, alignment = portrait(400, 360, face=0.3)
     smooth = np.kron(image[::20, ::20], np.ones((20, 20, 1), np.uint8))[:400, :360]
     renderer = FaceRenderer(tokenizer, smooth, alignment, "pose_driven", moving_head=True)
-    shift = renderer._head_shift(torch.tensor([[0.0, 0.0, 0.05]]))[0]
+    shift = (torch.tensor([[0.0, 0.0, 0.05]]) @ renderer.head_lookup).view_as(renderer.lookup)[0]
     nose = np.round(alignment.landmarks[1]).astype(int) - (renderer.left, renderer.top)
     # The head leans to the right of the picture: what is seen there comes from further left.
-    assert shift[nose[1], nose[0], 0] < -0.02
+    assert shift[nose[1] - renderer.rows.start, nose[0] - renderer.columns.start, 0] < -0.02
 
 
 def test_motion_fades_before_the_crop_ends(tokenizer):

@@ -111,7 +111,7 @@ def measure_clip(
         figures[f"{measure}_lag"] = best_lag(*pair, max_lag=MAX_LAG)
         figures[f"{measure}_gain"] = gain(*pair)
     figures |= _mouth_fidelity(generated, real, real_landmarks, lpips)
-    still = _mouth_fidelity(generated, *hold_head_still(real, real_track), lpips)
+    still = _mouth_fidelity(hold_head_still(generated, track)[0], *hold_head_still(real, real_track), lpips)
     figures |= {f"still_{name}": value for name, value in still.items()}
     figures["sharpness"] = sharpness_ratio(
         _mouths(generated, landmarks),
@@ -142,7 +142,7 @@ def _mouths(frames: np.ndarray, landmarks: np.ndarray) -> list[np.ndarray]:
 
 
 def hold_head_still(frames: np.ndarray, track: FaceTrack) -> tuple[np.ndarray, np.ndarray]:
-    """Real frames turned, shifted and scaled so that eyes and nose stay where the first frame has them.
+    """Frames turned, shifted and scaled so that eyes and nose stay where the first frame has them.
 
     Returns:
         Frames `(T, H, W, 3) uint8` and landmarks `(T, 468, 2)` in them.

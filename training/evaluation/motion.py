@@ -17,9 +17,11 @@ from avatarsync.metrics import (
     silence_centres,
 )
 from avatarsync.phonemes import PhonemeTrack
+from avatarsync.rendering import HEAD_FADE, HeadRegion
 
 # Widening of boxes, in shares of their own widths.
-MOUTH_MARGIN, EYE_MARGIN, FACE_MARGIN = 0.25, 0.35, 0.20
+MOUTH_MARGIN, EYE_MARGIN = 0.25, 0.35
+HEAD_MARGIN = 1.15  # of the ellipse about the head in which the renderer may move anything
 # Lips are still about a frame if they move by less than this, in eye distances, over it and its neighbours.
 STILL_LIPS = 0.006
 # What must not move: a jaw may drop behind lips that still touch.
@@ -51,9 +53,10 @@ def cut(frame: np.ndarray, region: Region) -> np.ndarray:
 
 
 def changed_outside(frames: np.ndarray, image: np.ndarray, landmarks: np.ndarray) -> int:
-    """How many pixels of all `frames` `(T, H, W, 3)` differ from `image` beyond the widened box of its face."""
+    """How many pixels of all `frames` `(T, H, W, 3)` differ from `image` beyond the head that may move."""
     height, width = image.shape[:2]
-    outside = ~region_mask(contour_region(landmarks, FACE_OVAL, FACE_MARGIN, height, width), height, width)
+    places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)  # (H, W, 2)
+    outside = HeadRegion.of_landmarks(landmarks[:, :2]).distance(places) > HEAD_MARGIN * HEAD_FADE
     pixels = image[outside]
     return sum(int((frame[outside] != pixels).any(-1).sum()) for frame in frames)
 

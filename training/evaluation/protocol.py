@@ -11,7 +11,7 @@ from avatarsync.version import __version__
 
 from . import tokenizer
 from .clips import FPS, MAX_LAG
-from .motion import EYE_MARGIN, FACE_MARGIN, MOUTH_MARGIN, STILL_LIPS
+from .motion import EYE_MARGIN, HEAD_MARGIN, MOUTH_MARGIN, STILL_LIPS
 from .portraits import SENTENCE, TOOTHY_GAP
 
 PACKAGES = ("torch", "transformers", "numpy", "av", "mediapipe", "onnxruntime")
@@ -60,8 +60,8 @@ def describe(
         protocol["mouth region"] = (
             f"bounding box of the outer lips, real landmarks, wider by {MOUTH_MARGIN:.0%} of its width on all sides, "
             "native pixels; PSNR of the mean squared error of all frames but the reference, per clip; LPIPS per "
-            "frame, boxes below 32 px continued by their edge; head held still: real frames are brought to the place, "
-            "turn and size that eyes and nose have in the reference, since the head of a generated video does not move"
+            "frame, boxes below 32 px continued by their edge; head held still: frames of both videos are brought to "
+            "the place, turn and size that eyes and nose have in the reference, since heads move as they like"
         )
         protocol["sharpness"] = (
             "variance of the 4-neighbour Laplacian of BT.601 luma in each frame's own mouth region; each generated "
@@ -88,8 +88,8 @@ def describe(
             f"{EYE_MARGIN:.0%} of their width)"
         )
         protocol["outside"] = (
-            f"pixels of all frames that differ from the input beyond the box of the face oval, wider by "
-            f"{FACE_MARGIN:.0%} of its width"
+            "pixels of all frames that differ from the input beyond the ellipse about the head in which the renderer "
+            f"may move anything, larger by {HEAD_MARGIN - 1:.0%}"
         )
     if args.data:
         protocol["tokenizer"] = (

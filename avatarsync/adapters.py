@@ -314,6 +314,14 @@ class Identities:
         # Whoever spoke goes on; after him the base does.
         self.set_identity(None if self.identity == name else self.identity)
 
+    def refuse_to_save_identities(self) -> None:
+        """Raises AdapterError where saving the model would write its adapter alone, as transformers does."""
+        if self.model._hf_peft_config_loaded:
+            raise AdapterError(
+                "the model wears an identity, which has its own folder: unload_identity() before saving, or "
+                "model.merge_and_unload() to save a model of that person"
+            )
+
     def personalise(self, reference: Reference) -> Reference:
         """A portrait `(1, …)` as the present identity's; unchanged where the base speaks."""
         if self.identity is None:

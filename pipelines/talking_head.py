@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from avatarsync.adapters import Identities
 from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError, OutputError
 from avatarsync.head_motion import MOTIONS
 from avatarsync.modeling_avatarsync import AvatarSyncModel
@@ -54,7 +55,7 @@ def bundled_weights() -> Path:
     return Path(avatarsync.__file__).parent / "weights" / "base"
 
 
-class AvatarSyncPipeline(Pipeline):
+class AvatarSyncPipeline(Identities, Pipeline):
     """A portrait and a text or a voice → a video of that person speaking.
 
     Args of a call (and of `stream`, which yields the frames one by one):
@@ -144,6 +145,7 @@ class AvatarSyncPipeline(Pipeline):
         """Write config, weights (safetensors) and processor to a folder; `push_to_hub=True` uploads it as well."""
         if os.path.isfile(save_directory):
             raise OutputError(f"{save_directory} is a file: give a folder")
+        self.refuse_to_save_identities()
         # The base class would skip the processor and write `custom_pipelines`, which later asks for remote code.
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
@@ -232,7 +234,7 @@ class AvatarSyncPipeline(Pipeline):
         renderer = FaceRenderer(
             self.model.visual_tokenizer, pixels, alignment, self.model.config.crop_strategy, motion == "subtle"
         )
-        renderer.reference = model.at_rest(renderer.reference, schedule.silent_unit)
+        renderer.reference = self.personalise(model.at_rest(renderer.reference, schedule.silent_unit))
         return FrameStream(model, renderer, speech, schedule, seed, temperature, blink, motion, making)
 
     def changed_frames(self, making: Making, speech: Speech) -> np.ndarray:

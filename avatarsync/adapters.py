@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -274,7 +275,10 @@ class Identities:
             raise AdapterError(f"an identity {name} is loaded already: unload_identity({name!r}), or use another name")
         folder = find_adapter(source, **hub)
         references = PersonReferences.load(folder)
-        self.model.load_adapter(folder, adapter_name=name)
+        with warnings.catch_warnings():
+            # peft thinks that a second adapter is a mistake.
+            warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+            self.model.load_adapter(folder, adapter_name=name)
         self.identities[name] = references
         self.set_identity(name)
 
@@ -309,10 +313,13 @@ class Identities:
             self.identities.clear()
             self._identity = None
             return
-        self.model.delete_adapter(name)
+        if self.identity == name:
+            self.set_identity(None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Adapter .* was active", UserWarning)
+            self.model.delete_adapter(name)
         del self.identities[name]
-        # Whoever spoke goes on; after him the base does.
-        self.set_identity(None if self.identity == name else self.identity)
+        self.set_identity(self.identity)  # whoever spoke goes on
 
     def refuse_to_save_identities(self) -> None:
         """Raises AdapterError where saving the model would write its adapter alone, as transformers does."""

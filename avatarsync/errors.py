@@ -21,6 +21,10 @@ class FaceTooSmallError(AvatarSyncError, ValueError):
     """A face too small to be animated."""
 
 
+class FaceTurnedError(AvatarSyncError, ValueError):
+    """A face turned so far aside that half of its mouth is not seen."""
+
+
 class MultipleFacesError(AvatarSyncError, ValueError):
     """Several faces of about the same size: which one speaks is the user's choice."""
 

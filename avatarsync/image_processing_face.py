@@ -14,13 +14,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from avatarsync.errors import InvalidArgumentError, InvalidImageError
+from avatarsync.errors import FaceTurnedError, InvalidArgumentError, InvalidImageError
 
 MIN_PICTURE_SIDE = 128
 NUM_LANDMARKS = 468
 RIGHT_EYE_CORNERS = (33, 133)  # the subject's right eye: on the left of the picture
 LEFT_EYE_CORNERS = (362, 263)
-NOSE_BASE = 2
+NOSE_TIP, NOSE_BASE = 1, 2
+# Of the nose tip from the middle of the pose-driven crop, in crop sides; 0.16 is a head turned by about 40 degrees.
+MAX_TURN = 0.2
 
 CropStrategy = Literal["pose_driven", "face_centric"]
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
@@ -75,6 +77,20 @@ def pose_driven_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
     """Crop matrix `(2, 3)` that puts the eyes level at a fixed place and scale; `landmarks` `(468, 2+)` in pixels."""
     right, left = eye_centres(landmarks)
     return keypoint_matrix(right, left, landmarks[NOSE_BASE, :2], size)
+
+
+def turn_aside(landmarks: np.ndarray) -> float:
+    """How far the head of `landmarks` `(468, 2+)` is turned: the nose tip's way from the middle of the pose-driven
+    crop, in crop sides, positive to the picture's right."""
+    return float(transform_points(landmarks[[NOSE_TIP], :2], pose_driven_matrix(landmarks, 1))[0, 0] - 0.5)
+
+
+def check_frontal(landmarks: np.ndarray) -> None:
+    """Raises FaceTurnedError for a face `(468, 2+)` that is turned aside too far to be animated."""
+    if abs(turn_aside(landmarks)) > MAX_TURN:
+        raise FaceTurnedError(
+            "the face is turned too far aside to speak: use a picture that shows both corners of the mouth"
+        )
 
 
 def face_centric_matrix(box: Box, size: int) -> np.ndarray:

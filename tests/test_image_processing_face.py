@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from avatarsync.errors import InvalidArgumentError, InvalidImageError
-from avatarsync.face_mesh import INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR
+from avatarsync.errors import FaceTurnedError, InvalidArgumentError, InvalidImageError
+from avatarsync.face_mesh import INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR, neutral_landmarks
 from avatarsync.image_processing_face import (
     EYE_MIDPOINT,
     FACE_CENTRIC_MARGIN,
     FACE_SCALE,
     NOSE_BASE,
     NUM_LANDMARKS,
+    check_frontal,
     check_image,
     crop_matrix,
     eye_centres,
@@ -25,6 +26,7 @@ from avatarsync.image_processing_face import (
     smooth_matrices,
     tiles,
     transform_points,
+    turn_aside,
     warp_image,
     widen_matrix,
 )
@@ -322,3 +324,16 @@ def test_what_is_no_picture_is_said(image, message):
 
 def test_the_smallest_picture_allowed():
     check_image(np.zeros((128, 128, 3), np.uint8))
+
+
+@pytest.mark.parametrize("roll", [0.0, 0.6])
+def test_faces_turned_too_far_are_refused(roll):
+    face = neutral_landmarks().numpy() * 200
+    cos, sin = np.cos(roll), np.sin(roll)
+    turning = np.array([[cos, sin], [-sin, cos]], np.float32)
+    check_frontal(face @ turning)
+    assert abs(turn_aside(face @ turning)) < 0.05
+    face[1] += (60, 0)  # the tip of the nose
+    assert turn_aside(face @ turning) == pytest.approx(0.3, abs=0.06)
+    with pytest.raises(FaceTurnedError, match="both corners of the mouth"):
+        check_frontal(face @ turning)

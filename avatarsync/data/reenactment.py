@@ -21,20 +21,22 @@ from PIL import Image
 
 from ..errors import DatasetError
 from ..expression_transfer import ExpressionTransfer
-from ..image_processing_face import NUM_LANDMARKS, pose_driven_matrix, warp_image
+from ..image_processing_face import NOSE_TIP, NUM_LANDMARKS, pose_driven_matrix, warp_image
+from ..lip_edges import darken, lip_line
 from ..warping import mesh_flow, soften, warp
 from .dataset import SPLITS, Rows, encode_image
 from .expressions import Expressions
 
 # Cheeks and chin sides: skin whose colour tells how the two faces are lit.
 SKIN_LANDMARKS = (50, 280, 205, 425, 151)
-NOSE_TIP = 1
 EDGE_SOFTNESS = 0.006  # of the crop's side
 # The driver's mouth is filmed at few pixels and compressed; without more contrast its teeth are a grey smear.
 INTERIOR_CONTRAST = 1.35
 # Mean colour of skin over its brightness, of official portraits: what differs from it is a colour cast.
 SKIN_CHROMA = (1.207, 0.941, 0.852)
 TEETH_GREYNESS = 0.6
+# Teeth in portraits are 1.14 times as bright as skin, the driver's 0.78 times: video lights mouths badly.
+TEETH_BRIGHTENING = 0.55
 # What a wide picture shows beyond the crop on every side, of the crop's side: all of the head, for the face aligner.
 WIDE_MARGIN = 3 / 8
 WIDE_QUALITY = 92  # of its JPEG
@@ -83,7 +85,8 @@ def lit_like(interior: torch.Tensor, mouth: torch.Tensor, own: torch.Tensor, oth
     # Teeth are what is bright in a mouth, and teeth are nearly grey.
     bright = ((grey - 0.8 * level) / (0.5 * level)).clamp(0, 1)
     colour = (interior - grey) * (1 - TEETH_GREYNESS * bright)
-    return level + INTERIOR_CONTRAST * (grey - level) + colour
+    grey = level + INTERIOR_CONTRAST * (grey - level)
+    return grey * (1 + TEETH_BRIGHTENING * bright) + colour
 
 
 def reenact(
@@ -125,6 +128,9 @@ def reenact(
     interior = interior.clamp(0, 255) * (1 - teeth) + portraits * teeth
     opacity = soften(mouth, EDGE_SOFTNESS * size)
     pictures = pictures * (1 - opacity) + interior * opacity
+    line = lip_line((before / side), (after / side), side)
+    line = F.pad(lip_line(portrait_landmarks, target, size), (margin,) * 4)
+    pictures = darken(pictures, line, 0.0)
     return pictures.clamp(0, 255), target
 
 

@@ -108,6 +108,8 @@ def _build_parser() -> argparse.ArgumentParser:
     generate.add_argument("-o", "--output", metavar="OUT.mp4", required=True, help="video to write")
     generate.add_argument("--fps", default="25", help="frames per second, 10 to 60, or 30000/1001 (default: 25)")
     generate.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
+    generate.add_argument("--motion", default="subtle", help="of the head: subtle or still (default: subtle)")
+    generate.add_argument("--no-blink", action="store_true", help="keep the eyes as they are")
     generate.add_argument("--face-box", metavar="X,Y,W,H", type=_face_box, help="where the face is, in pixels")
     generate.add_argument("--face-index", metavar="N", type=int, help="which of several faces, 0 is the largest")
     generate.add_argument("--save-track", metavar="J", help="also write the timed phonemes (.json or .TextGrid)")
@@ -210,7 +212,14 @@ def _generate(args: argparse.Namespace) -> None:
     if speech is None:
         speech = _make_speech(talk, args)
     stream = talk.stream(
-        image, speech=speech, fps=fps, seed=args.seed, face_box=args.face_box, face_index=args.face_index
+        image,
+        speech=speech,
+        fps=fps,
+        seed=args.seed,
+        motion=args.motion,
+        blink=not args.no_blink,
+        face_box=args.face_box,
+        face_index=args.face_index,
     )
     _write_video(stream, output, args.force)
     if args.save_track is not None:

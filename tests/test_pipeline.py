@@ -92,7 +92,7 @@ def test_the_mouth_opens_on_vowels_and_shuts_on_closures_and_in_silence(talk, po
 
 
 def test_frames_outside_the_face_are_the_portrait(talk, portrait):
-    video = talk(portrait, text="Oh my.")
+    video = talk(portrait, text="Oh my.", motion="still")
     box = talk.model.face_aligner.align(portrait).box
     margin = 0.35 * max(box[2:])
     outside = np.ones(portrait.shape[:2], bool)
@@ -197,13 +197,30 @@ def test_a_table_of_ones_own(talk, portrait, tmp_path):
 
 def test_eyes_blink_only_when_asked(talk, portrait):
     speech = Speech(PhonemeTrack([Phoneme("sil", 0.0, 8.0)]), np.zeros(128000, np.float32), 16000, "en-us")
-    still, blinking = (talk(portrait, speech=speech, fps=10, blink=blink).frames for blink in (False, True))
+    still, blinking = (
+        talk(portrait, speech=speech, fps=10, blink=blink, motion="still").frames for blink in (False, True)
+    )
     matrix = pose_driven_matrix(talk.model.face_aligner.align(portrait).landmarks, 128)
     eyes = np.stack([warp_image(frame, matrix, 128)[38:58, 20:108] for frame in still]).astype(int)
     assert np.abs(np.diff(eyes, axis=0)).max() <= 3
     # A face that says nothing does not tremble either: from 2 s to 6 s it is one picture.
     assert np.abs(np.diff(still[20:60].astype(int), axis=0)).max() <= 3
     assert not np.array_equal(still, blinking)
+
+
+def test_a_still_head_in_silence_is_the_picture(talk, portrait):
+    """Nobody speaks, nobody blinks, nothing moves: every frame is the portrait, but for lips that it shows open."""
+    track = PhonemeTrack([Phoneme("sil", 0.0, 1.0)], "en-us")
+    silence = Speech(track, np.zeros(16000, np.float32), 16000, "en-us")
+    still = talk(portrait, speech=silence, motion="still", blink=False).frames
+    moving = talk(portrait, speech=silence, motion="subtle", blink=False).frames
+    assert (still == still[0]).all(), "nothing moves once it rests"
+    changed_rows = np.flatnonzero((still[0] != portrait).any((1, 2)))
+    eyes = talk.model.face_aligner.align(portrait).landmarks[[33, 263], 1]
+    assert len(changed_rows) and changed_rows.min() > eyes.max(), "a smile with teeth has closed"
+    assert len(np.unique(moving.reshape(len(moving), -1), axis=0)) > len(moving) // 2
+    jumps = np.abs(np.diff(moving.astype(int), axis=0)).mean((1, 2, 3))
+    assert jumps.max() < 1, "the head sways, it does not jump"
 
 
 def test_both_crops(talk, portrait):

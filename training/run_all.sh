@@ -67,7 +67,8 @@ python training/reenact_portraits.py --data "$data" --per_portrait "$per_portrai
 train train_face_aligner.py "$out/detector" 3000 --head detector "${aligner[@]}"
 train train_face_aligner.py "$out/face_aligner" 12000 --head landmarks --init_from "$out/detector" "${aligner[@]}"
 train train_tokenizer.py "$out/codes" 6000 --phase expression "${tokenizer[@]}"
-train train_tokenizer.py "$out/tokenizer" 4000 --phase paint --init_from "$out/codes" "${tokenizer[@]}"
+train train_tokenizer.py "$out/tokenizer" 4000 --phase paint --init_from "$out/codes" \
+    --perceptual st-lpips-alexnet --perceptual_weight 3 "${tokenizer[@]}"
 train train_keyframes.py "$out/keyframes_1" 3000 --phase 1 --tokenizer "$out/tokenizer" \
     --learning_rate 1e-3 "${keyframes[@]}"
 train train_keyframes.py "$out/keyframes_2" 200 --phase 2 --tokenizer "$out/tokenizer" \

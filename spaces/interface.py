@@ -35,20 +35,21 @@ LEGEND = """<div class="legend"><span><i style="background:#c2416c"></i>lips shu
 <span><i style="background:#5b6b8c"></i>teeth, tongue</span><span><i style="background:#8352c9"></i>rounded</span>
 <span><i style="background:#0f8b8d"></i>open</span>
 <span><i style="background:#f5b301"></i>rendered again</span></div>"""
+LOOK_AT_VIDEO = "() => { document.querySelector('#video').scrollIntoView({behavior: 'smooth', block: 'nearest'}); }"
 CONSENT = "The person in the portrait (and in the recording) agreed to this video, or it is me."
 
 
 def theme() -> gr.themes.Base:
     """Calm colours, and fonts that the visitor's computer has: nothing is fetched from elsewhere."""
     fonts = {"font": ["Inter", "ui-sans-serif", "system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    plain = {
-        f"{part}_{what}{mode}": value
-        for part in ("block_label", "block_title")
-        for mode in ("", "_dark")
-        for what, value in (("background_fill", "transparent"), ("text_color", "*body_text_color_subdued"))
-    }
     return gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", **fonts).set(
-        **plain, block_title_text_weight="600", block_title_padding="0", body_text_color_subdued="*neutral_500"
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_text_weight="600",
+        block_title_padding="0",
+        body_text_color_subdued="*neutral_500",
     )
 
 
@@ -70,7 +71,7 @@ def told_as_sentence(handler: Callable[..., Iterator[dict]]) -> Callable[..., It
         except Exception:
             logger.exception("a request failed")
             message = "Something went wrong here, not with what you gave: please try again."
-        yield {self.status: status(message, wrong=True)}
+        yield {self.status: status(message, wrong=True), **self._idle()}
         raise gr.Error(message, title="That did not work", print_exception=False)
 
     return guarded
@@ -135,10 +136,10 @@ class Demo:
                 )
         with gr.Row():
             self.language = gr.Dropdown(
-                languages, value="en-us", label="Language", num_choices_shown=None, min_width=150, elem_id="language"
+                languages, value="en-us", label="Language", num_choices_shown=None, min_width=200, elem_id="language"
             )
             self.voice = gr.Dropdown(
-                [OWN_VOICE, *voices()], value=OWN_VOICE, label="Speaker", min_width=150, elem_id="voice"
+                [OWN_VOICE, *voices()], value=OWN_VOICE, label="Speaker", min_width=200, elem_id="voice"
             )
         for tab, source in ((text_tab, "text"), (voice_tab, "voice")):
             tab.select(
@@ -196,7 +197,7 @@ class Demo:
         with gr.Row():
             self.downloads = [
                 gr.DownloadButton(label, interactive=False, size="md", min_width=90, elem_id=f"download-{name}")
-                for label, name in (("Video", "video"), ("Phonemes, JSON", "json"), ("TextGrid", "textgrid"))
+                for label, name in (("↓ Video", "video"), ("↓ JSON", "json"), ("↓ TextGrid", "textgrid"))
             ]
         gr.HTML(NOTE.format(minutes=(KEEP_SECONDS + SWEEP_SECONDS) // 60), elem_id="note")
 
@@ -235,20 +236,28 @@ class Demo:
             self.speak_button.click(self.speak, [*asked, *chosen, self.consent], outputs, **work),
             self.again_button.click(self.render_again, [self.table, self.job], outputs, **work),
         ]
-        idle = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        for event in events:
-            event.then(self._set_idle, None, busy, **idle)
+        for button in (self.speak_button, self.again_button):  # on a phone the video is elsewhere
+            button.click(None, js=LOOK_AT_VIDEO, queue=False, api_visibility="private")
         self.stop_button.click(
-            lambda: [status("Stopped."), *self._set_idle()], None, [self.status, *busy], cancels=events, **idle
+            lambda: {self.status: status("Stopped."), **self._idle()},
+            None,
+            [self.status, *busy],
+            cancels=events,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
         )
 
     @staticmethod
     def _choose_source(source: str) -> tuple:
         return source, gr.update(visible=source == "text")  # a recording has its own speaker
 
-    @staticmethod
-    def _set_idle() -> list:
-        return [gr.update(interactive=True), gr.update(interactive=True), gr.update(visible=False)]
+    def _idle(self) -> dict:
+        return {
+            self.speak_button: gr.update(interactive=True),
+            self.again_button: gr.update(interactive=True),
+            self.stop_button: gr.update(visible=False),
+        }
 
     def _busy(self, message: str) -> dict:
         return {
@@ -334,7 +343,12 @@ class Demo:
                 button: gr.update(value=str(file), interactive=True)
                 for button, file in zip(self.downloads, files, strict=True)
             }
-            yield {**shown, self.job: step.job, **self._shown_timeline(step.job.speech, step.job.changed)}
+            yield {
+                **shown,
+                **self._shown_timeline(step.job.speech, step.job.changed),
+                **self._idle(),
+                self.job: step.job,
+            }
 
     def launch(self, **options):
         """Serve the page; returns what `gr.Blocks.launch` does."""

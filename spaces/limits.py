@@ -7,7 +7,7 @@ from PIL import Image
 
 from avatarsync.errors import AvatarSyncError
 
-MAX_FILE_BYTES = 20_000_000  # of one upload
+MAX_FILE_BYTES = 20 * 2**20  # of one upload
 MAX_PICTURE_PIXELS = 24_000_000
 MAX_SIDE = 960  # of the video, in pixels; larger portraits are scaled down
 MAX_TEXT = 600  # characters

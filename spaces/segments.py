@@ -50,8 +50,8 @@ class VideoFormat:
 
     @property
     def encoder_options(self) -> dict[str, str]:
-        # Without frames that look ahead (B), packet k is frame k.
-        return {**ENCODER_OPTIONS, "bf": "0"}
+        # Without frames that look ahead (B), packet k is frame k; x264's lookahead is not the same in every run.
+        return {**ENCODER_OPTIONS, "bf": "0", "rc-lookahead": "0"}
 
 
 def encode_segment(frames: Iterable[np.ndarray], video_format: VideoFormat) -> list[bytes]:

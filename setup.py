@@ -26,11 +26,13 @@ requirements = [
 
 # Weight files of feature networks and nothing else: they bring no torchvision (docs/feature_networks.md).
 feature_weights = ["face-recognition-models>=0.3", "stlpips-pytorch>=0.0.2"]
+adapter = ["peft>=0.20"]  # transformers loads adapters with no older one
 # What the training scripts cannot do without; the tests run them.
-training = ["accelerate>=1.2", "datasets>=4.0", "diffusers>=0.32", "matplotlib>=3.8", *feature_weights]
+training = ["accelerate>=1.2", "datasets>=4.0", "diffusers>=0.32", "matplotlib>=3.8", *adapter, *feature_weights]
 
 extras = {
-    "train": [*training, "deepspeed>=0.16", "mediapipe>=0.10.30", "peft>=0.14", "tensorboard>=2.17"],
+    "adapter": adapter,
+    "train": [*training, "deepspeed>=0.16", "mediapipe>=0.10.30", "tensorboard>=2.17"],
     "demo": ["gradio>=5.9"],
     "eval": ["evaluate>=0.4.3", "matplotlib>=3.8", "onnxruntime>=1.18", "torchmetrics>=1.6", *feature_weights],
     # Speech recognisers from the Hub whose tokenizers phonemise text ask for this GPL-3 package.

@@ -140,7 +140,7 @@ def test_what_installing_brings(wheel):
     (metadata,) = wheel.glob("*.dist-info/METADATA")
     text = metadata.read_text(encoding="utf-8")
     extras = set(re.findall(r"^Provides-Extra: (\S+)", text, re.M))
-    assert extras == {"train", "demo", "eval", "align", "cuda", "test"}
+    assert extras == {"adapter", "train", "demo", "eval", "align", "cuda", "test"}
     requirements = re.findall(r"^Requires-Dist: (.+)", text, re.M)
     assert all("==" not in requirement.split(";")[0] for requirement in requirements), "ranges, not pins"
     core = [requirement for requirement in requirements if "extra" not in requirement]

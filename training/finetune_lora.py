@@ -21,6 +21,7 @@ from finetuning import adapting, footage, measure, stages
 from finetuning.card import adapter_name, push_to_hub, write_card
 from finetuning.faces import Faces, choose_references, load_faces
 from motion_data import load_clips
+from PIL import Image
 from training_utils import run_script
 
 from avatarsync import AvatarSyncModel, AvatarSyncPipeline
@@ -76,6 +77,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise OutputError(f"{args.out} exists: give a new --out, or remove it")
     args.language = resolve_language(args.language)
     return args
+
+
+def base_name(args: argparse.Namespace) -> str:
+    """What the adapter says it is for: a Hub id, or the name of a folder."""
+    if args.base is None:
+        return "the bundled weights"
+    return Path(args.base).resolve().name if Path(args.base).is_dir() else args.base
 
 
 def say(text: str) -> None:
@@ -134,6 +142,28 @@ def learn(model: AvatarSyncModel, faces: Faces, clips: list, references: PersonR
     return said
 
 
+def save(model: AvatarSyncModel, references: PersonReferences, sheet: Image.Image, card: str, args) -> int:
+    """Write --out, whole or not at all; returns its bytes."""
+    model.peft_config[adapting.ADAPTER].base_model_name_or_path = base_name(args)
+    partial = args.out.with_name(f".{args.out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        model.save_pretrained(partial)
+        references.save(partial)
+        sheet.save(partial / "comparison.png")
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        for file in partial.iterdir():
+            file.chmod(0o644)
+        size = sum(file.stat().st_size for file in partial.iterdir())
+        if size > ADAPTER_LIMIT:
+            raise OutputError(f"the adapter has {size / 1e6:.1f} MB, more than {ADAPTER_LIMIT / 1e6:.0f}")
+        os.replace(partial, args.out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return size
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     require_peft()
@@ -149,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
 
     pipeline = AvatarSyncPipeline.from_pretrained(args.base, device=args.device)
     model = pipeline.model
-    digest, base = base_digest(model), "the bundled weights" if args.base is None else Path(args.base).name
+    digest, base = base_digest(model), base_name(args)
     say(f"base: {base} ({digest}); looking whether the footage shows one person")
     footage.check_person(footage.sample_frames(sources, seconds), model.face_aligner, embedding)
 
@@ -181,24 +211,10 @@ def main(argv: list[str] | None = None) -> None:
         lines = list(measure.table(before.figures, after.figures))
         say("held out, base → adapted:\n" + "\n".join(f"  {line}" for line in lines))
 
-        model.peft_config[adapting.ADAPTER].base_model_name_or_path = args.base if args.base else "avatarsync"
-        partial = args.out.with_name(f".{args.out.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            model.save_pretrained(partial)
-            references.save(partial)
-            measure.sheet(held, cases, before, after).save(partial / "comparison.png")
-            write_card(partial, adapter_name(args), base, digest, film, len(faces), said, lines, distance_name,
-                       minutes, args)  # fmt: skip
-            for file in partial.iterdir():
-                file.chmod(0o644)
-            size = sum(file.stat().st_size for file in partial.iterdir())
-            if size > ADAPTER_LIMIT:
-                raise OutputError(f"the adapter has {size / 1e6:.1f} MB, more than {ADAPTER_LIMIT / 1e6:.0f}")
-            os.replace(partial, args.out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        card = write_card(
+            adapter_name(args), base, digest, film, len(faces), said, lines, distance_name, minutes, args
+        )
+        size = save(model, references, measure.sheet(held, cases, before, after), card, args)
     finally:
         if args.work is None:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -51,7 +51,12 @@ def add_lora(model: AvatarSyncModel, seed: int) -> None:
     ranks = ranks_that_fit(target_layers(model))
     model.requires_grad_(False)
     config = LoraConfig(
-        r=1, lora_alpha=1, target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=ranks, inference_mode=False
+        r=1,
+        lora_alpha=1,
+        target_modules=list(ranks),
+        rank_pattern=ranks,
+        alpha_pattern=dict(ranks),
+        inference_mode=False,
     )
     model.add_adapter(config, ADAPTER)
 

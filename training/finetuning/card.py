@@ -21,10 +21,8 @@ def adapter_name(args: argparse.Namespace) -> str:
 
 
 def write_card(
-    folder: Path,
     name: str,
-    base: str,
-    digest: str,
+    made_for: str,
     film: Footage,
     frames: int,
     said: dict[str, str],
@@ -32,7 +30,7 @@ def write_card(
     distance: str,
     minutes: float,
     args: argparse.Namespace,
-) -> None:
+) -> str:
     """README.md of an adapter."""
     footage = f"{film.seconds:.0f} s of video" if film.seconds else f"{frames} pictures"
     arguments = {key: value for key, value in vars(args).items() if key not in PRIVATE}
@@ -45,7 +43,7 @@ def write_card(
         "",
         f"# {name}",
         "",
-        f"An adapter of one person for AvatarSync, made for {base} (digest `{digest}`).",
+        f"An adapter of one person for AvatarSync, made for {made_for}.",
         "",
         "```python",
         f'talk.load_identity("PATH OR HUB ID", name="{name}")',
@@ -79,7 +77,7 @@ def write_card(
         "to as well.",
         "",
     ]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
 def push_to_hub(folder: Path, hub_model_id: str | None) -> str:

@@ -34,6 +34,7 @@ from avatarsync.identity import FaceEmbedding
 from avatarsync.video import load_image
 
 MIN_SECONDS, MIN_PICTURES = 5.0, 5
+USABLE_SHARE = 0.6  # of the least footage: what is damaged or without a face is left out
 HELD_OUT_SHARE = 0.2
 # Footage is cut into about so many pieces, in silences, so that a fifth of it can be held out.
 PIECES, PIECE_SECONDS = 12, (2.0, 8.0)
@@ -184,19 +185,25 @@ def check_person(
             f"a face was found in only {len(faces)} of {total} places of the footage: film one person from the front, "
             "with the face at least 64 pixels wide"
         )
-    vectors = torch.stack(faces)
-    similar = vectors @ vectors.T
-    seeds = divmod(int(similar.argmin()), len(vectors))
-    second = similar[:, seeds[1]] > similar[:, seeds[0]]  # (N,) whom each face is nearer to
-    if min(second.float().mean(), (~second).float().mean()) < MIN_PERSON_SHARE:
-        return
-    means = [torch.nn.functional.normalize(vectors[group].mean(0), dim=0) for group in (second, ~second)]
-    cosine = float(means[0] @ means[1])
+    cosine, first, second = least_alike(torch.stack(faces))
     if cosine < SAME_PERSON:
         raise DatasetError(
-            f"{places[seeds[0]]} and {places[seeds[1]]} show two different people (cosine {cosine:.2f}, one person's "
-            f"are above {SAME_PERSON}): give footage of one person"
+            f"{places[first]} and {places[second]} show two different people (cosine {cosine:.2f}, one person's are "
+            f"above {SAME_PERSON}): give footage of one person"
         )
+
+
+def least_alike(vectors: torch.Tensor) -> tuple[float, int, int]:
+    """How alike the two groups are that embeddings `(N, D)` of length one fall into: the cosine of their means, and a
+    member of each. A group of a few is a mistaken face and counts as none: then the cosine is 1."""
+    similar = vectors @ vectors.T
+    first, second = divmod(int(similar.argmin()), len(vectors))
+    nearer = similar[:, second] > similar[:, first]  # (N,) who belongs to the second
+    share = nearer.float().mean().item()
+    if min(share, 1 - share) < MIN_PERSON_SHARE:
+        return 1.0, first, second
+    means = [torch.nn.functional.normalize(vectors[group].mean(0), dim=0) for group in (nearer, ~nearer)]
+    return float(means[0] @ means[1]), first, second
 
 
 class FootageLabeller(Labeller):
@@ -277,8 +284,9 @@ def prepare(
     if len(rows) < 2 or (seconds is None and len(rows) < MIN_PICTURES):
         raise DatasetError(f"only {len(rows)} pieces of the footage can be used{reason}: give more, and steadier")
     frames = np.array([entry["frames"] for entry in report.kept])
-    if seconds is not None and frames.sum() / 25 < MIN_SECONDS * 0.6:
-        raise DatasetError(f"only {frames.sum()} frames of the footage can be used{reason}: give more, and steadier")
+    usable = sum(len(row["crops"][0]) / row["fps"][0].as_py() for row in rows) if seconds is not None else 0.0
+    if seconds is not None and usable < USABLE_SHARE * MIN_SECONDS:
+        raise DatasetError(f"only {usable:.1f} s of the footage can be used{reason}: give more, and steadier")
     after = np.cumsum(frames[::-1])[::-1]  # frames from each piece to the end
     held = after <= max(HELD_OUT_SHARE * frames.sum() + frames[-1] / 2, frames[-1])
     split = {"train": [row for row, out in zip(rows, held, strict=True) if not out],

@@ -1,0 +1,166 @@
+"""Fine-tuning on one person: what is refused, what is learned, and what comes out."""
+
+import re
+
+import finetune_lora
+import numpy as np
+import pytest
+import torch
+from finetuning import adapting, footage
+from PIL import Image, ImageEnhance
+from toy_data import face
+
+from avatarsync import AvatarSyncPipeline
+from avatarsync.adapters import CONFIG_FILE, REFERENCES_FILE, WEIGHTS_FILE, PersonReferences
+from avatarsync.errors import DatasetError, InvalidArgumentError, OutputError
+from avatarsync.identity import load_face_embedding
+
+pytest.importorskip("peft")
+
+TEXTS = (
+    "Mama may go home with a farm of big red apples.",
+    "Bob may map two blue balls now, and a tree.",
+    "We move a boat over the pool, by the way.",
+)
+
+
+@pytest.fixture(scope="module")
+def talk():
+    return AvatarSyncPipeline.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def videos(talk, tmp_path_factory):
+    """Some eight seconds of the astronaut, drawn by the bundled weights, ten frames a second."""
+    folder = tmp_path_factory.mktemp("videos")
+    for index, text in enumerate(TEXTS):
+        talk(np.asarray(face()), text=text, fps=10, seed=1).save(folder / f"{index}.mp4")
+        (folder / f"{index}.txt").write_text(text)
+    return folder
+
+
+def arguments(out, **options):
+    options = {"out": out, "steps": 6, "keyframe_steps": 6, "interpolation_steps": 6, "batch_size": 4, **options}
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def test_footage_becomes_an_adapter(videos, talk, tmp_path, capsys):
+    out, work = tmp_path / "anna", tmp_path / "work"
+    finetune_lora.main(arguments(out, videos=videos, work=work))
+    told = capsys.readouterr().out
+    assert {file.name for file in out.iterdir()} == {
+        CONFIG_FILE, WEIGHTS_FILE, REFERENCES_FILE, "README.md", "comparison.png"
+    }  # fmt: skip
+    assert sum(file.stat().st_size for file in out.iterdir()) < 3e6
+    assert re.search(r"mouth PSNR, spoken: [\d.]+ → [\d.]+ \([+-][\d.]+ dB\)", told)
+    card = (out / "README.md").read_text()
+    assert (
+        "mouth LPIPS, reconstructed" in card
+        and str(tmp_path) not in card
+        and str(tmp_path) not in (out / CONFIG_FILE).read_text()
+    )
+    assert not list(tmp_path.glob(".*")), "nothing half-made is left"
+    with Image.open(out / "comparison.png") as sheet:
+        assert sheet.width == 4 * 128
+
+    portrait, speech = np.asarray(face()), talk.speak("Mama.")
+    options = {"speech": speech, "fps": 10}
+    base = talk(portrait, **options).frames
+    talk.load_identity(out, name="anna")
+    try:
+        assert not np.array_equal(talk(portrait, **options).frames, base)
+    finally:
+        talk.unload_identity()
+    assert np.array_equal(talk(portrait, **options).frames, base)
+
+    # The same footage again: not looked at again, and the same weights.
+    again = tmp_path / "again"
+    finetune_lora.main(arguments(again, videos=videos, work=work))
+    assert (again / WEIGHTS_FILE).read_bytes() == (out / WEIGHTS_FILE).read_bytes()
+    references = PersonReferences.load(again)
+    assert torch.equal(references.pixels, PersonReferences.load(out).pixels)
+
+
+def test_pictures_become_an_adapter_of_the_look_alone(videos, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (source,) = footage.find_videos([videos / "0.mp4"], "en-us")
+    seconds = {source.id: footage.seconds_of(source)}
+    frames = [pixels for _, pixels in footage.sample_frames([source], seconds)]
+    for index, pixels in enumerate(frames[2:20:3]):
+        Image.fromarray(pixels).save(pictures / f"{index}.png")
+    out = tmp_path / "anna"
+    finetune_lora.main(arguments(out, pictures=pictures))
+    config = (out / CONFIG_FILE).read_text()
+    assert "visual_tokenizer.painter" in config
+    assert "keyframe_generator" not in config and "interpolation" not in config
+
+
+def test_too_little_is_refused(videos, tmp_path):
+    with pytest.raises(DatasetError, match=r"the footage is [23]\.\d s long, at least 5 s"):
+        finetune_lora.main(arguments(tmp_path / "out", videos=videos / "0.mp4"))
+    face().save(tmp_path / "one.png")
+    with pytest.raises(DatasetError, match="1 pictures are too few: give at least 5"):
+        finetune_lora.main(arguments(tmp_path / "out", pictures=tmp_path / "one.png"))
+    with pytest.raises(DatasetError, match="holds no video"):
+        finetune_lora.main(arguments(tmp_path / "out", videos=tmp_path))
+    with pytest.raises(DatasetError, match="there is no"):
+        finetune_lora.main(arguments(tmp_path / "out", videos=tmp_path / "nowhere"))
+    with pytest.raises(InvalidArgumentError, match="either --videos or --pictures"):
+        finetune_lora.main(["--out", str(tmp_path / "out")])
+    with pytest.raises(OutputError, match="exists: give a new --out"):
+        finetune_lora.main(arguments(tmp_path, videos=videos))
+    assert not (tmp_path / "out").exists()
+
+
+def test_nobody_and_several_people_are_refused(talk):
+    aligner, embedding = talk.model.face_aligner, load_face_embedding().eval()
+    one, nobody = np.asarray(face()), np.full((200, 200, 3), 90, np.uint8)
+    with pytest.raises(DatasetError, match="a face was found in only 1 of 4 places"):
+        footage.check_person(iter([("a", one), ("b", nobody), ("c", nobody), ("d", nobody)]), aligner, embedding)
+    with pytest.raises(DatasetError, match="b shows several faces"):
+        footage.check_person(iter([("a", one), ("b", np.concatenate([one, one], 1))]), aligner, embedding)
+    darker = np.asarray(ImageEnhance.Brightness(face()).enhance(0.7))
+    footage.check_person(iter([("a", one), ("b", darker), ("c", one[:, ::-1])]), aligner, embedding)
+
+
+def test_two_people_at_different_times_fall_apart():
+    generator = torch.Generator().manual_seed(0)
+
+    def person(centre, count):
+        vectors = centre + 0.05 * torch.randn(count, 64, generator=generator)
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+    anna, bert = torch.nn.functional.normalize(torch.randn(2, 64, generator=generator) + 1.5, dim=-1) * 2
+    assert footage.least_alike(person(anna, 12))[0] > footage.SAME_PERSON
+    cosine, first, second = footage.least_alike(torch.cat([person(anna, 8), person(bert, 4)]))
+    assert cosine < footage.SAME_PERSON and (first < 8) != (second < 8)
+    # One odd face among many is a mistake of the detector's.
+    assert footage.least_alike(torch.cat([person(anna, 20), person(bert, 1)]))[0] > footage.SAME_PERSON
+
+
+def test_ranks_shrink_until_the_adapter_fits():
+    small = {"visual_tokenizer.painter.head": torch.nn.Conv2d(24, 4, 3)}
+    assert adapting.ranks_that_fit(small) == {"visual_tokenizer.painter.head": 16}
+    large = {f"visual_tokenizer.painter.{index}": torch.nn.Conv2d(512, 512, 3) for index in range(12)}
+    ranks = adapting.ranks_that_fit(large)
+    size = sum(rank * (512 * 9 + 512) for rank in ranks.values())
+    assert 1 <= min(ranks.values()) < 16 and 4 * size <= adapting.WEIGHT_BYTES
+
+
+def test_a_stage_that_does_not_pay_is_taken_out(talk):
+    model = AvatarSyncPipeline.from_pretrained().model
+    codes = torch.zeros(1, *model._code_shape())
+    before = model.visual_tokenizer.expression(codes)
+    adapting.add_lora(model, 0)
+    values = iter([1.0, 2.0, 3.0])
+    parameter = next(iter(adapting.lora_parameters(model, adapting.LOOK).values()))
+    batches = {index: {"x": torch.ones(1)} for index in range(8)}
+    stage = adapting.Stage(
+        "look", adapting.LOOK, batches, lambda batch: (parameter * batch["x"]).sum(), 4, 1e-2, lambda: next(values), 2
+    )
+    steps, first, best = adapting.train(model, stage, "no", adapting.stop_time(5))
+    assert (steps, first, best) == (0, 1.0, 1.0)
+    assert not adapting.lora_layers(model, adapting.LOOK) and adapting.lora_layers(model, adapting.KEYFRAMES)
+    assert not any("visual_tokenizer" in path for path in model.peft_config[adapting.ADAPTER].target_modules)
+    assert torch.equal(model.visual_tokenizer.expression(codes), before)

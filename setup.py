@@ -33,12 +33,12 @@ training = ["accelerate>=1.2", "datasets>=4.0", "diffusers>=0.32", "matplotlib>=
 extras = {
     "adapter": adapter,
     "train": [*training, "deepspeed>=0.16", "mediapipe>=0.10.30", "tensorboard>=2.17"],
-    "demo": ["gradio>=5.9"],
+    "demo": ["gradio>=6.31,<7", *adapter],
     "eval": ["evaluate>=0.4.3", "matplotlib>=3.8", "onnxruntime>=1.18", "torchmetrics>=1.6", *feature_weights],
     # Speech recognisers from the Hub whose tokenizers phonemise text ask for this GPL-3 package.
     "align": ["phonemizer>=3.3"],
     "cuda": ["mamba-ssm>=2.2.4"],
-    "test": [*training, "pytest>=8.0", "ruff>=0.9", "setuptools>=77"],
+    "test": [*training, "pytest>=8.0", "ruff>=0.9", "selenium>=4.20", "setuptools>=77"],
 }
 
 setup(

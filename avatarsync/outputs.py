@@ -20,11 +20,13 @@ class Making:
         image: the portrait `(H, W, 3) uint8`.
         schedule: its units, keyframes and frames.
         options: the other arguments of `AvatarSyncPipeline.stream`: seed, temperature, blink …
+        identity: the adapter that spoke, None for the base.
     """
 
     image: np.ndarray
     schedule: ScheduledSpeech
     options: dict[str, Any]
+    identity: str | None = None
 
 
 @dataclass(repr=False)

@@ -230,7 +230,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         elif audio is not None:
             speech = self.listen(audio, transcript, language, sampling_rate, recognizer)
         schedule = self.processor(speech, fps)
-        making = Making(pixels, schedule, options)
+        making = Making(pixels, schedule, options, self.identity)
         if frames is not None:
             schedule = select_frames(model, schedule, frames, temperature)
         renderer = FaceRenderer(
@@ -247,9 +247,14 @@ class AvatarSyncPipeline(Identities, Pipeline):
             speech: with its audio and the edited track.
 
         Raises:
-            InvalidArgumentError: another duration.
+            InvalidArgumentError: another duration, or another identity speaks now.
         """
         _check_speech(speech)
+        if making.identity != self.identity:
+            raise InvalidArgumentError(
+                f"the earlier video was made as {making.identity or 'the base'}, now {self.identity or 'the base'} "
+                f"speaks: set_identity({making.identity!r}) first"
+            )
         schedule = self.processor(speech, making.schedule.frames.fps)
         return changed_frames(self._windowed_model(making.options["attention_window"]), making, schedule)
 

@@ -115,7 +115,7 @@ class Demo:
         languages = [(f"{name} ({code})", code) for code, name in espeak.language_names().items()]
         languages.sort(key=lambda choice: (choice[1] != "en-us", choice[0]))
         self.source = gr.State("text")
-        with gr.Tabs():
+        with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Text", id="text") as text_tab:
                 self.text = gr.Textbox(
                     DEFAULT_TEXT, label="What to say", lines=3, max_lines=8, max_length=MAX_TEXT, elem_id="text"
@@ -123,7 +123,7 @@ class Demo:
             with gr.Tab("Voice", id="voice") as voice_tab:
                 self.recording = gr.Audio(
                     label=f"A recording of up to {MAX_SECONDS} seconds",
-                    sources=["microphone", "upload"],
+                    sources=["upload", "microphone"],
                     type="filepath",
                     buttons=[],
                     elem_id="recording",

@@ -14,13 +14,15 @@ AttentionMode = Literal["full", "causal", "limited_history", "one_to_one", "wind
 
 @strict
 class FaceAlignerConfig(PreTrainedConfig):
-    """Face detector and landmark regressor.
+    """Face detector, landmark regressor, and a second regressor that looks at the mouth alone.
 
     Args:
         detector_size: side in pixels of the letterboxed picture that the detector sees.
         detector_width: channels of the detector's first stage; later stages double.
         landmark_size: side in pixels of the crop that the landmark head sees.
         landmark_width: channels of the landmark trunk's first stage.
+        lip_size: side in pixels of the crop about the mouth that the lip head sees.
+        lip_width: channels of the lip head's first stage; 0: no lip head.
         num_landmarks: points of the face mesh (MediaPipe's first 468).
         score_threshold: detections below this probability are dropped.
     """
@@ -32,6 +34,8 @@ class FaceAlignerConfig(PreTrainedConfig):
     detector_width: int = 16
     landmark_size: int = 128
     landmark_width: int = 24
+    lip_size: int = 96
+    lip_width: int = 16
     num_landmarks: int = 468
     score_threshold: float = 0.5
 

@@ -25,6 +25,10 @@ class FaceTurnedError(AvatarSyncError, ValueError):
     """A face turned so far aside that half of its mouth is not seen."""
 
 
+class MouthCoveredError(AvatarSyncError, ValueError):
+    """Something lies over the mouth."""
+
+
 class MultipleFacesError(AvatarSyncError, ValueError):
     """Several faces of about the same size: which one speaks is the user's choice."""
 

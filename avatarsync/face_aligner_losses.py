@@ -6,10 +6,18 @@ B pictures, F faces in a picture, G·G cells of the detector's map.
 import torch
 import torch.nn.functional as F
 
-from avatarsync.face_mesh import INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR
+from avatarsync.face_mesh import (
+    INNER_LIPS,
+    LEFT_EYE_CONTOUR,
+    LOWER_LIP_POSITIONS,
+    OUTER_LIPS,
+    RIGHT_EYE_CONTOUR,
+    UPPER_LIP_POSITIONS,
+)
 
 DETECTOR_STRIDE = 8
 LIP_WEIGHT, EYELID_WEIGHT = 6.0, 2.0
+LIP_RING_WEIGHTS, LIP_GAP_WEIGHT = (1.0, 0.5, 0.5, 2.0), 2.0  # rings from the outside in
 
 
 def cell_centres(cells: int, stride: int, like: torch.Tensor) -> torch.Tensor:
@@ -82,3 +90,22 @@ def landmark_loss(landmarks: torch.Tensor, labels: torch.Tensor, present: torch.
     inside = ((labels > 0) & (labels < size - 1)).all(-1)
     weight = inside * present[:, None] * landmark_weights(labels.shape[1]).to(labels)  # (B, 468)
     return ((landmarks - labels).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1)
+
+
+def lip_loss(lips: torch.Tensor, labels: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """L1 in pixels over the mouths that are seen, inner lips and the gap between them foremost.
+
+    Args:
+        lips, labels: `(B, 80, 2)`, the four lip rings in crop pixels.
+        seen: `(B,)`, 1 where the mouth is seen.
+    """
+    rings, wanted = (points.unflatten(1, (4, 20)) for points in (lips, labels))  # (B, 4, 20, 2)
+    weights = lips.new_tensor(LIP_RING_WEIGHTS)[:, None]
+    errors = ((rings - wanted).abs().sum(-1) * weights).mean((1, 2))
+
+    def gaps(points):
+        inner = points[:, -1]
+        return inner[:, list(LOWER_LIP_POSITIONS), 1] - inner[:, list(UPPER_LIP_POSITIONS), 1]
+
+    errors = errors + LIP_GAP_WEIGHT * (gaps(rings) - gaps(wanted)).abs().mean(1)
+    return (errors * seen).sum() / seen.sum().clamp(min=1)

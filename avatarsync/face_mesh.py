@@ -22,6 +22,7 @@ LIP_RINGS = (
     (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191),
 )
 OUTER_LIPS, INNER_LIPS = LIP_RINGS[0], LIP_RINGS[-1]
+LIP_POINTS = [index for ring in LIP_RINGS for index in ring]  # 80, ring after ring
 # Positions in a ring: right corner 0, lower lip 1…9, left corner 10, upper lip 11…19 (left to right: mirrored).
 LOWER_LIP_POSITIONS = tuple(range(1, 10))
 UPPER_LIP_POSITIONS = tuple(range(19, 10, -1))

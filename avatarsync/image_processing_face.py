@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 
 from avatarsync.errors import FaceTurnedError, InvalidArgumentError, InvalidImageError
+from avatarsync.face_mesh import OUTER_LIPS
 
 MIN_PICTURE_SIDE = 128
 NUM_LANDMARKS = 468
 RIGHT_EYE_CORNERS = (33, 133)  # the subject's right eye: on the left of the picture
 LEFT_EYE_CORNERS = (362, 263)
 NOSE_TIP, NOSE_BASE = 1, 2
+# Width of the mouth in the crop about it, and the least width that counts, in eye distances.
+MOUTH_SCALE, MIN_MOUTH_WIDTH = 0.6, 0.5
 # Of the nose tip from the middle of the pose-driven crop, in crop sides; 0.16 is a head turned by about 40 degrees.
 MAX_TURN = 0.2
 
@@ -77,6 +80,19 @@ def pose_driven_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
     """Crop matrix `(2, 3)` that puts the eyes level at a fixed place and scale; `landmarks` `(468, 2+)` in pixels."""
     right, left = eye_centres(landmarks)
     return keypoint_matrix(right, left, landmarks[NOSE_BASE, :2], size)
+
+
+def mouth_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """Crop matrix `(2, 3)` that puts the mouth level in the middle of `size` pixels; `landmarks` `(468, 2+)`."""
+    right, left = landmarks[OUTER_LIPS[0], :2], landmarks[OUTER_LIPS[10], :2]
+    across = left - right
+    # A rounded mouth, or one seen from the side, keeps its surroundings in view.
+    width = max(float(np.hypot(*across)), MIN_MOUTH_WIDTH * float(eye_distance(landmarks)), 1e-3)
+    scale, angle = MOUTH_SCALE * size / width, np.arctan2(across[1], across[0])
+    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+    linear = np.array([[cos, sin], [-sin, cos]])
+    offset = (size - 1) / 2 - linear @ landmarks[list(OUTER_LIPS), :2].mean(0)
+    return np.concatenate([linear, offset[:, None]], axis=1).astype(np.float32)
 
 
 def turn_aside(landmarks: np.ndarray) -> float:

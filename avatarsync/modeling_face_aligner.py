@@ -1,13 +1,18 @@
 """FaceAlignerModel: finds faces in a picture and places the 468 points of MediaPipe's face mesh on them.
 
-It takes the part of the paper's MMPose crop (Appendix A.3) without its dependencies. Two small convolutional networks,
-distilled from MediaPipe Face Landmarker's labels by `training/train_face_aligner.py`:
+It takes the part of the paper's MMPose crop (Appendix A.3) without its dependencies. Three small convolutional
+networks, distilled from MediaPipe Face Landmarker's labels by `training/train_face_aligner.py`:
 
     picture ─ letterbox ─► FaceDetector ─► boxes, eyes, nose base ─► rotated crop ─► LandmarkRegressor ─► 468 points
                                                                         ▲                                    │
                                                                         └──────────── second pass ───────────┘
+                                      468 points ─► crop about the mouth ─► lip head ─► 80 points of the lips
 
-Shapes: B pictures, F faces in a picture, D = `detector_size`, L = `landmark_size`, G = D / 8 cells a side.
+The lip head exists because nearly closed lips are a pixel or two apart in the crop of the whole face, and because it
+can tell a mouth from a hand or a microphone before it.
+
+Shapes: B pictures, F faces in a picture, D = `detector_size`, L = `landmark_size`, M = `lip_size`, G = D / 8 cells a
+side.
 """
 
 from collections.abc import Iterator
@@ -25,13 +30,16 @@ from avatarsync.errors import (
     FaceNotFoundError,
     FaceTooSmallError,
     InvalidArgumentError,
+    MouthCoveredError,
     MultipleFacesError,
 )
 from avatarsync.face_aligner_layers import NUM_KEYPOINTS, FaceDetector, LandmarkRegressor
-from avatarsync.face_aligner_losses import DETECTOR_STRIDE, cell_centres, detector_loss, landmark_loss
+from avatarsync.face_aligner_losses import DETECTOR_STRIDE, cell_centres, detector_loss, landmark_loss, lip_loss
+from avatarsync.face_mesh import LIP_POINTS
 from avatarsync.image_processing_face import (
     Box,
     CropStrategy,
+    check_frontal,
     check_image,
     crop_matrix,
     face_view,
@@ -39,6 +47,7 @@ from avatarsync.image_processing_face import (
     keypoint_matrix,
     landmark_box,
     letterbox,
+    mouth_matrix,
     overlap,
     pose_driven_matrix,
     tiles,
@@ -52,6 +61,7 @@ LANDMARK_MARGIN = 1.25
 
 MIN_FACE_WIDTH = 64
 PRESENCE_THRESHOLD = 0.5
+MOUTH_THRESHOLD = 0.2  # a mouth refused in error is worse than one drawn over a hand
 # A second face as large as this share of the largest makes the choice the user's.
 RIVAL_AREA = 0.7
 MAX_CANDIDATES = 8
@@ -73,15 +83,25 @@ class FaceDetection:
 
 @dataclass
 class FaceAlignment:
-    """A face aligned: `landmarks` (468, 2) and their `box` (x, y, width, height) in picture pixels, `score` in 0…1."""
+    """A face aligned: `landmarks` (468, 2) and their `box` (x, y, width, height) in picture pixels, `score` in 0…1;
+    `mouth_score` in 0…1 says whether the mouth is seen."""
 
     box: Box
     landmarks: np.ndarray
     score: float
+    mouth_score: float = 1.0
 
     def matrix(self, size: int, strategy: CropStrategy = "pose_driven") -> np.ndarray:
         """Crop matrix `(2, 3)`, picture → crop of `size` pixels a side."""
         return crop_matrix(self.landmarks, size, strategy)
+
+    def check_can_speak(self) -> None:
+        """Raises FaceTurnedError or MouthCoveredError for a face whose mouth the picture does not show."""
+        check_frontal(self.landmarks)
+        if self.mouth_score < MOUTH_THRESHOLD:
+            raise MouthCoveredError(
+                "something covers the mouth, such as a hand, a microphone or a mask: use a picture that shows the lips"
+            )
 
 
 @dataclass
@@ -90,23 +110,29 @@ class FaceAlignerOutput(ModelOutput):
 
     Args:
         loss: sum of the losses whose labels were given, `()`.
-        detector_loss, landmark_loss, presence_loss: its parts, `()` each.
+        detector_loss, landmark_loss, presence_loss, lip_loss, mouth_presence_loss: its parts, `()` each.
         detection_maps: `(B, 11, G, G)`: logit, centre offset, log size, keypoints; see `FaceDetector`.
         landmarks: `(B, 468, 2)` in pixels of the landmark crop.
         presence_logits: `(B,)`, whether the crop holds a face at all.
+        lips: `(B, 80, 2)`, the four lip rings in pixels of the crop about the mouth.
+        mouth_logits: `(B,)`, whether the mouth is seen.
     """
 
     loss: torch.Tensor | None = None
     detector_loss: torch.Tensor | None = None
     landmark_loss: torch.Tensor | None = None
     presence_loss: torch.Tensor | None = None
+    lip_loss: torch.Tensor | None = None
+    mouth_presence_loss: torch.Tensor | None = None
     detection_maps: torch.Tensor | None = None
     landmarks: torch.Tensor | None = None
     presence_logits: torch.Tensor | None = None
+    lips: torch.Tensor | None = None
+    mouth_logits: torch.Tensor | None = None
 
 
 class FaceAlignerModel(PreTrainedModel):
-    """Face detector and landmark regressor; `detect` and `align` are the ways in for pictures."""
+    """Face detector, landmark regressor and lip head; `detect` and `align` are the ways in for pictures."""
 
     config_class = FaceAlignerConfig
     base_model_prefix = "face_aligner"
@@ -116,6 +142,7 @@ class FaceAlignerModel(PreTrainedModel):
         super().__init__(config)
         self.detector = FaceDetector(config.detector_width)
         self.landmarker = LandmarkRegressor(config.landmark_width, config.num_landmarks)
+        self.lips = LandmarkRegressor(config.lip_width, len(LIP_POINTS)) if config.lip_width else None
         self.post_init()
 
     @torch.no_grad()
@@ -135,6 +162,9 @@ class FaceAlignerModel(PreTrainedModel):
         face_keypoints: torch.Tensor | None = None,
         landmark_labels: torch.Tensor | None = None,
         presence_labels: torch.Tensor | None = None,
+        lip_pixels: torch.Tensor | None = None,
+        lip_labels: torch.Tensor | None = None,
+        mouth_labels: torch.Tensor | None = None,
     ) -> FaceAlignerOutput:
         """Run the head(s) whose pixels are given.
 
@@ -145,6 +175,9 @@ class FaceAlignerModel(PreTrainedModel):
             face_keypoints: `(B, F, 3, 2)` right eye, left eye, nose base in detector pixels.
             landmark_labels: `(B, 468, 2)` in crop pixels.
             presence_labels: `(B,)`, 1 where the crop holds a face, 0 elsewhere.
+            lip_pixels: crops about the mouth `(B, 3, M, M)` in -1…1.
+            lip_labels: `(B, 80, 2)` in their pixels.
+            mouth_labels: `(B,)`, 1 where the mouth is seen, 0 where it is covered.
         """
         results = {}
         if detector_pixels is not None:
@@ -162,6 +195,14 @@ class FaceAlignerModel(PreTrainedModel):
                 results["landmark_loss"] = landmark_loss(landmarks, landmark_labels, present, size)
             if presence_labels is not None:
                 results["presence_loss"] = F.binary_cross_entropy_with_logits(logits, presence_labels)
+        if lip_pixels is not None:
+            results["lips"], results["mouth_logits"] = self.lips(lip_pixels)
+            if lip_labels is not None:
+                seen = mouth_labels if mouth_labels is not None else lip_labels.new_ones(len(lip_labels))
+                results["lip_loss"] = lip_loss(results["lips"], lip_labels, seen)
+            if mouth_labels is not None:
+                errors = F.binary_cross_entropy_with_logits(results["mouth_logits"], mouth_labels)
+                results["mouth_presence_loss"] = errors
         losses = [value for name, value in results.items() if name.endswith("_loss")]
         return FaceAlignerOutput(loss=torch.stack(losses).sum() if losses else None, **results)
 
@@ -324,8 +365,15 @@ class FaceAlignerModel(PreTrainedModel):
             landmarks, presence = self.landmarker(self.to_pixels(crop[None]))
             points = transform_points(landmarks[0].cpu().numpy(), invert_matrix(matrix))
             matrix = pose_driven_matrix(points, size)
+        mouth_score = 1.0
+        if self.lips is not None:
+            size = self.config.lip_size
+            matrix = mouth_matrix(points, size)
+            lips, seen = self.lips(self.to_pixels(warp_image(view, matrix, size)[None]))
+            points[LIP_POINTS] = transform_points(lips[0].cpu().numpy(), invert_matrix(matrix))
+            mouth_score = float(seen[0].sigmoid())
         points = transform_points(points, invert_matrix(to_view)).astype(np.float32)
-        return FaceAlignment(landmark_box(points), points, float(presence[0].sigmoid()))
+        return FaceAlignment(landmark_box(points), points, float(presence[0].sigmoid()), mouth_score)
 
 
 def suppress_overlaps(faces: list[FaceDetection]) -> list[FaceDetection]:

@@ -29,7 +29,6 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from avatarsync.adapters import Identities
 from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError, OutputError
 from avatarsync.head_motion import MOTIONS
-from avatarsync.image_processing_face import check_frontal
 from avatarsync.modeling_avatarsync import AvatarSyncModel
 from avatarsync.outputs import Making, TalkingHeadVideo
 from avatarsync.phonemes import PhonemeTrack, Speech, listen, speak
@@ -223,7 +222,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
             _check_speech(speech)
         pixels = load_image(image)
         alignment = self.model.face_aligner.align(pixels, face_index=face_index, face_box=face_box)
-        check_frontal(alignment.landmarks)
+        alignment.check_can_speak()
         language = language or DEFAULT_LANGUAGE
         if text is not None:
             speech = self.speak(text, language, voice)

@@ -14,10 +14,11 @@ from avatarsync.errors import (
     FaceTooSmallError,
     InvalidArgumentError,
     InvalidImageError,
+    MouthCoveredError,
     MultipleFacesError,
 )
-from avatarsync.face_aligner_losses import cell_centres, detector_loss, landmark_loss, landmark_weights
-from avatarsync.face_mesh import INNER_LIPS
+from avatarsync.face_aligner_losses import cell_centres, detector_loss, landmark_loss, landmark_weights, lip_loss
+from avatarsync.face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, neutral_landmarks
 from avatarsync.image_processing_face import (
     NOSE_BASE,
     NUM_LANDMARKS,
@@ -35,12 +36,15 @@ from avatarsync.image_processing_face import (
 from avatarsync.modeling_face_aligner import (
     LANDMARK_MARGIN,
     FaceAlignerModel,
+    FaceAlignment,
     FaceDetection,
     suppress_overlaps,
 )
 
 # Trained for seconds only, its detector is less sure of itself than the bundled one.
-TINY = FaceAlignerConfig(detector_size=96, detector_width=8, landmark_size=64, landmark_width=8, score_threshold=0.25)
+TINY = FaceAlignerConfig(
+    detector_size=96, detector_width=8, landmark_size=64, landmark_width=8, lip_width=0, score_threshold=0.25
+)
 
 
 def template():
@@ -444,3 +448,30 @@ def test_alignment_takes_less_than_a_second(bundled, photographed):
             bundled.align(picture)
             times.append(time.perf_counter() - start)
         assert min(times) < 1.0
+
+
+def test_a_face_whose_mouth_is_not_seen_cannot_speak():
+    points = neutral_landmarks().numpy() * 200
+    FaceAlignment((0, 0, 200, 200), points, 1.0, mouth_score=0.9).check_can_speak()
+    with pytest.raises(MouthCoveredError, match="shows the lips"):
+        FaceAlignment((0, 0, 200, 200), points, 1.0, mouth_score=0.05).check_can_speak()
+
+
+def test_lip_loss_knows_the_gap():
+    labels = torch.rand(3, 80, 2) * 90
+    assert lip_loss(labels, labels, torch.ones(3)) == 0
+    seen = torch.tensor([1.0, 0.0, 0.0])
+    moved = labels.clone()
+    moved[1:] += 5
+    assert lip_loss(moved, labels, seen) == 0, "covered mouths do not count"
+    both, apart = labels.clone(), labels.clone()
+    inner = slice(60, 80)
+    both[:, inner, 1] += 2
+    apart[:, [60 + position for position in LOWER_LIP_POSITIONS], 1] += 4
+    ones = torch.ones(3)
+    assert lip_loss(apart, labels, ones) > 1.5 * lip_loss(both, labels, ones)
+
+
+def test_no_lip_head_where_the_configuration_has_none():
+    model = FaceAlignerModel(FaceAlignerConfig(lip_width=0))
+    assert model.lips is None and not any(name.startswith("lips") for name in model.state_dict())

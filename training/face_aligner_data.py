@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from face_augmentation import Backgrounds, photograph, scrambled, similarity, warp_picture
 from mirrored_landmarks import MIRRORED
 from numbered_batches import NumberedBatches
@@ -15,9 +16,11 @@ from numbered_batches import NumberedBatches
 from avatarsync.data.dataset import AvatarDataset, Rows
 from avatarsync.data.reenactment import ReenactedRows
 from avatarsync.errors import DatasetError
+from avatarsync.face_mesh import LIP_POINTS
 from avatarsync.image_processing_face import (
     NOSE_BASE,
     eye_centres,
+    mouth_matrix,
     pose_driven_matrix,
     transform_points,
 )
@@ -26,6 +29,9 @@ from avatarsync.modeling_face_aligner import LANDMARK_MARGIN
 # Of the landmark head's pictures. Reenacted ones have lips that are nearly closed in a smile's place, and their
 # landmarks are exact there, where those of the teacher are not.
 SHARES = {"portraits": 0.55, "clips": 0.2, "reenacted": 0.25}
+# Of the lip head's.
+LIP_SHARES = {"portraits": 0.55, "clips": 0.15, "reenacted": 0.3}
+COVERED_SHARE = 0.14
 # Second passes see well-placed crops; first passes and hand-drawn boxes do not.
 WIDE_SHARE = 0.35
 MAX_ANGLE = 1.1  # radians
@@ -71,10 +77,10 @@ class FacePictures:
         row, number = self.places[kind][index]
         return self.rows[kind].picture(row, number), self.rows[kind].picture_landmarks(row)[number]
 
-    def draw(self, random: np.random.Generator, kinds: tuple[str, ...] = tuple(SHARES)):
-        """A random picture and its landmarks, the kinds (those that there are) in proportion to `SHARES`."""
+    def draw(self, random: np.random.Generator, kinds: tuple[str, ...] = tuple(SHARES), shares: dict = SHARES):
+        """A random picture and its landmarks, the kinds (those that there are) in proportion to `shares`."""
         kinds = [kind for kind in kinds if kind in self.counts]
-        shares = np.array([SHARES[kind] for kind in kinds])
+        shares = np.array([shares[kind] for kind in kinds])
         kind = kinds[random.choice(len(kinds), p=shares / shares.sum())]
         return self.get(kind, int(random.integers(self.counts[kind])))
 
@@ -128,6 +134,72 @@ class LandmarkBatches(NumberedBatches):
         labels = transform_points(landmarks, matrix)
         crop, _ = warp_picture(picture, matrix, size)
         return crop, labels[list(MIRRORED)] if mirrored else labels
+
+
+class LipBatches(NumberedBatches):
+    """For the lip head: crops about mouths, placed as roughly as the landmark head finds them; some are covered.
+
+    Args:
+        size: side M of the crops.
+    """
+
+    def __init__(self, pictures: FacePictures, batch_size: int, size: int, seed: int):
+        super().__init__(seed)
+        self.pictures, self.batch_size, self.size = pictures, batch_size, size
+        self.backgrounds = Backgrounds(lambda random: pictures.draw(random, ("portraits", "clips")))
+
+    def make(self, random: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """lip_pixels `(B, 3, M, M)`, lip_labels `(B, 80, 2)`, mouth_labels `(B,)`."""
+        drawn = [self.pictures.draw(random, shares=LIP_SHARES) for _ in range(self.batch_size)]
+        crops, labels = zip(*(self.crop(*pair, random) for pair in drawn), strict=True)
+        pixels, seen = torch.stack(crops), np.ones(self.batch_size, np.float32)
+        self.backgrounds.occlude(pixels, random, 0.15, largest=0.2)
+        for index in np.flatnonzero(random.random(self.batch_size) < COVERED_SHARE):
+            self.cover(pixels[index], labels[index], random)
+            seen[index] = 0
+        return {
+            "lip_pixels": photograph(pixels, random, generator),
+            "lip_labels": torch.from_numpy(np.stack(labels).astype(np.float32)),
+            "mouth_labels": torch.from_numpy(seen),
+        }
+
+    def crop(self, picture: np.ndarray, landmarks: np.ndarray, random: np.random.Generator):
+        """A crop `(3, M, M)` and the lips `(80, 2)` in it."""
+        size, centre = self.size, (self.size - 1) / 2
+        mirrored = bool(random.random() < 0.5)
+        linear = similarity(random.normal(0, 0.06), np.exp(random.normal(0, 0.1)), mirrored)
+        base = mouth_matrix(landmarks, size)
+        offset = linear @ (base[:, 2] - centre) + centre + random.normal(0, 0.035, 2) * size
+        matrix = np.concatenate([linear @ base[:, :2], offset[:, None]], 1)
+        labels = transform_points(landmarks, matrix)
+        crop, _ = warp_picture(picture, matrix, size)
+        return crop, (labels[list(MIRRORED)] if mirrored else labels)[LIP_POINTS]
+
+    def cover(self, crop: torch.Tensor, lips: np.ndarray, random: np.random.Generator) -> None:
+        """Lay something over most of the mouth in `crop` `(3, M, M)`, in place: a hand, a microphone, a mask."""
+        size = self.size
+        low, high = lips.min(0), lips.max(0)
+        # From a random edge of the crop to beyond the middle of the mouth, or all over it.
+        beyond = low + (high - low) * random.uniform(0.55, 1.3, 2)
+        before = high - (high - low) * random.uniform(0.55, 1.3, 2)
+        ys, xs = np.mgrid[:size, :size]
+        side = random.random()
+        if side < 0.35:  # from below
+            inside = ys > before[1] + random.normal(0, 0.1) * (xs - size / 2)
+        elif side < 0.6:  # from a side
+            inside = xs < beyond[0] if random.random() < 0.5 else xs > before[0]
+        else:  # a round thing
+            middle, radius = lips.mean(0), (high - low) * random.uniform(0.38, 0.7, 2) + 0.04 * size
+            inside = ((xs - middle[0]) / radius[0]) ** 2 + ((ys - middle[1]) / radius[1]) ** 2 < 1
+        if random.random() < 0.5:
+            thing = self.backgrounds.draw(random, size)
+        else:  # plain, and often of the colour of skin
+            colour = crop[:, int(0.1 * size), size // 2] if random.random() < 0.6 else torch.from_numpy(
+                random.uniform(0, 230, 3).astype(np.float32))  # fmt: skip
+            shade = torch.from_numpy(random.normal(1, 0.12, (1, 1, 5, 5)).astype(np.float32))
+            shade = F.interpolate(shade, size=(size, size), mode="bicubic", align_corners=False)[0]
+            thing = (colour[:, None, None] * shade).clamp(0, 255)
+        crop.copy_(torch.where(torch.from_numpy(inside), thing, crop))
 
 
 class DetectorBatches(NumberedBatches):

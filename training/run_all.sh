@@ -46,7 +46,7 @@ if [ -n "$toy" ]; then
     videos=("$out/raw/videos") portraits=("$out/raw/portraits") per_portrait=2
     prepare+=(--test_share 0.25 --pictures_per_clip 2)
     small=(--batch_size 4 --warmup_steps 0 --log_steps 1 --eval_steps 2 --checkpoint_steps 2)
-    aligner=("${small[@]}" --config detector_width=8 landmark_width=8)
+    aligner=("${small[@]}" --config detector_width=8 landmark_width=8 lip_width=8)
     tokenizer=("${small[@]}" --config encoder_width=8 motion_width=32 painter_width=8)
     keyframes=("${small[@]}" --config hidden_size=64 num_layers=2 num_heads=4)
     interpolation=("${small[@]}" --config hidden_size=32 num_layers=1 head_size=16)
@@ -65,7 +65,8 @@ python training/prepare_data.py --out "$data" --layout "$layout" --landmarker "$
 python training/reenact_portraits.py --data "$data" --per_portrait "$per_portrait"
 
 train train_face_aligner.py "$out/detector" 3000 --head detector "${aligner[@]}"
-train train_face_aligner.py "$out/face_aligner" 12000 --head landmarks --init_from "$out/detector" "${aligner[@]}"
+train train_face_aligner.py "$out/landmarks" 12000 --head landmarks --init_from "$out/detector" "${aligner[@]}"
+train train_face_aligner.py "$out/face_aligner" 4000 --head lips --init_from "$out/landmarks" "${aligner[@]}"
 train train_tokenizer.py "$out/codes" 6000 --phase expression "${tokenizer[@]}"
 train train_tokenizer.py "$out/tokenizer" 4000 --phase paint --init_from "$out/codes" \
     --perceptual st-lpips-alexnet --perceptual_weight 3 "${tokenizer[@]}"

@@ -1,13 +1,14 @@
 """Train `FaceAlignerModel`: distil the labels' landmarks into a small detector and a small landmark regressor.
 
     python training/train_face_aligner.py --data DATA --out DETECTOR --head detector --max_train_steps 3000
-    python training/train_face_aligner.py --data DATA --out ALIGNER --head landmarks --init_from DETECTOR
+    python training/train_face_aligner.py --data DATA --out LANDMARKS --head landmarks --init_from DETECTOR
+    python training/train_face_aligner.py --data DATA --out ALIGNER --head lips --init_from LANDMARKS
 
 or on several devices: accelerate launch --config_file training/accelerate/multi_gpu.yaml training/train_….py …
 
-Each head is trained alone, the other keeps its weights. DATA is what `prepare_data.py` wrote; the landmark head also
-learns from the portraits of `reenact_portraits.py` where there are any, whose lips are known exactly. Held-out
-figures and the sheet of the worst cover detector and landmark head together in `--head landmarks`.
+Each head is trained alone, the others keep their weights. DATA is what `prepare_data.py` wrote; landmark and lip head
+also learn from the portraits of `reenact_portraits.py` where there are any, whose lips are known exactly. Held-out
+figures and the sheet of the worst cover all heads together, but in `--head detector`.
 
 Samples per second of one core of an AMD EPYC (Zen 4), bf16: landmarks 51 in training, 317 by the loader alone;
 detector 134 and 179. Where several cores train the detector, give the loader its own with --num_workers.
@@ -19,7 +20,7 @@ import argparse
 import json
 
 import torch
-from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches
+from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches, LipBatches
 from face_aligner_metrics import HeldOut
 from model_card import dataset_facts
 from PIL import Image
@@ -39,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = training_parser(
         __doc__, batch_size=32, learning_rate=2e-3, ema_decay=0.998, warmup_steps=200, max_grad_norm=5.0
     )
-    parser.add_argument("--head", choices=("detector", "landmarks"), required=True)
+    parser.add_argument("--head", choices=("detector", "landmarks", "lips"), required=True)
     parser.add_argument("--measure", action="store_true", help="measure the weights of --init_from, train nothing")
     args = parser.parse_args(argv)
     if args.measure and args.init_from is None:
@@ -75,9 +76,11 @@ def main(argv: list[str] | None = None) -> None:
             model.detector,
             DetectorBatches(pictures, args.batch_size, model.config.detector_size, args.seed),
         )
-    else:
+    elif args.head == "landmarks":
         head = model.landmarker
         batches = LandmarkBatches(pictures, args.batch_size, model.config.landmark_size, args.seed)
+    else:
+        head, batches = model.lips, LipBatches(pictures, args.batch_size, model.config.lip_size, args.seed)
     model.requires_grad_(False).train()
     head.requires_grad_(True)
     for module in head.modules():
@@ -100,9 +103,7 @@ def main(argv: list[str] | None = None) -> None:
             prepared_optimizer.step()
             prepared_optimizer.zero_grad()
         if accelerator.sync_gradients:
-            losses = {
-                name: output[name] for name in ("detector_loss", "landmark_loss", "presence_loss") if name in output
-            }
+            losses = {name: value for name, value in output.items() if name.endswith("_loss")}
             run.step_done(losses, lambda: held_out.evaluate(model), lambda: held_out.sheet(model))
     run.finish(lambda: held_out.evaluate(model), lambda: held_out.sheet(model))
 

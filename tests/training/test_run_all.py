@@ -13,7 +13,7 @@ from avatarsync import AvatarSyncPipeline
 from avatarsync.data.dataset import Rows, load
 
 RUN_ALL = Path(__file__).resolve().parents[2] / "training" / "run_all.sh"
-STAGES = ("detector", "face_aligner", "codes", "tokenizer", "keyframes_1", "keyframes_2", "interpolation")
+STAGES = ("detector", "landmarks", "face_aligner", "codes", "tokenizer", "keyframes_1", "keyframes_2", "interpolation")
 
 
 def run_all(*options):

@@ -1,4 +1,4 @@
-"""The face aligner's training: batches whose labels lie where the pixels say, both heads, exact resume, measures."""
+"""The face aligner's training: batches whose labels lie where the pixels say, all heads, exact resume, measures."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 import reenact_portraits
 import torch
 import train_face_aligner
-from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches
+from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches, LipBatches
 from face_aligner_metrics import HeldOut
 from face_augmentation import beside_the_face, photograph, similarity, warp_picture
 from mirrored_landmarks import MIRRORED
@@ -23,7 +23,8 @@ from avatarsync.image_processing_face import warp_image
 
 LOOP = ["--max_train_steps", "4", "--batch_size", "3", "--log_steps", "1", "--eval_steps", "4",
         "--checkpoint_steps", "2", "--warmup_steps", "1", "--mixed_precision", "no"]  # fmt: skip
-SIZES = ["--config", "detector_width=4", "landmark_width=4", "detector_size=64", "landmark_size=64"]
+SIZES = ["--config", "detector_width=4", "landmark_width=4", "lip_width=4", "detector_size=64", "landmark_size=64",
+         "lip_size=32"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,13 @@ def detector(data, tmp_path_factory):
 def landmarks(data, detector, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "landmarks"
     train(data, out, "landmarks", "--init_from", str(detector))
+    return out
+
+
+@pytest.fixture(scope="module")
+def lips(data, landmarks, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "lips"
+    train(data, out, "lips", "--init_from", str(landmarks))
     return out
 
 
@@ -220,18 +228,46 @@ def test_photographs_stay_in_range_and_keep_the_place():
     assert (inside - outside > 0.2).float().mean() > 0.8
 
 
+def test_lip_labels_lie_on_the_lips(pictures):
+    batch = LipBatches(pictures, 12, 96, seed=0)[0]
+    assert batch["lip_pixels"].shape == (12, 3, 96, 96) and batch["lip_labels"].shape == (12, 80, 2)
+    rings = batch["lip_labels"].unflatten(1, (4, 20))
+    width = (rings[:, 0, 10] - rings[:, 0, 0]).norm(dim=-1)
+    assert ((width > 35) & (width < 85)).all()
+    # Mirrored or not, right corners are on the left and lower lips below.
+    assert (rings[:, 0, 0, 0] < rings[:, 0, 10, 0]).all() and (rings[:, 0, 5, 1] > rings[:, 0, 15, 1]).all()
+    centre = rings[:, 0].mean(1)
+    assert ((centre - 47.5).abs() < 15).all()
+
+
+def test_a_covered_mouth_is_no_longer_seen(pictures):
+    batches = LipBatches(pictures, 4, 96, seed=0)
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        picture, landmarks = pictures.draw(random)
+        crop, lips = batches.crop(picture, landmarks, random)
+        before = crop.clone()
+        batches.cover(crop, lips, random)
+        (left, top), (right, bottom) = lips.min(0).astype(int), np.ceil(lips.max(0)).astype(int)
+        changed = (crop != before).any(0)[max(top, 0) : bottom, max(left, 0) : right]
+        assert changed.float().mean() > 0.35
+
+
 # Runs --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", ["detector", "landmarks"])
-def test_a_head_is_trained_and_the_other_left_alone(head, detector, landmarks, tmp_path, data):
+@pytest.mark.parametrize("head", ["detector", "landmarks", "lips"])
+def test_a_head_is_trained_and_the_others_left_alone(head, detector, landmarks, lips, tmp_path, data):
     if head == "detector":
         train(data, tmp_path / "one", "detector", "--max_train_steps", "1")
         before, after = load_file(tmp_path / "one" / "model.safetensors"), load_file(detector / "model.safetensors")
         changed = "detector."
-    else:
+    elif head == "landmarks":
         before, after = load_file(detector / "model.safetensors"), load_file(landmarks / "model.safetensors")
         changed = "landmarker."
+    else:
+        before, after = load_file(landmarks / "model.safetensors"), load_file(lips / "model.safetensors")
+        changed = "lips."
     for name, value in after.items():
         if not name.startswith(changed):
             assert torch.equal(value, before[name]), name

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,15 +19,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=None, help="port to serve on (default: the first free from 7860)")
     args = parser.parse_args(arguments)
 
-    # Gradio keeps uploads here; the folder goes when the demo ends, whatever the sweeps have left.
+    # Gradio keeps uploads here; the folder goes when the demo ends or is ended, whatever the sweeps have left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="avatarsync-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
-            from interface import Demo
-        except ModuleNotFoundError as error:
-            if error.name != "gradio":
-                raise
-            sys.exit('avatarsync: error: the demo needs gradio: pip install "avatarsync[demo]"')
         from rendering_jobs import Studio, find_adapters
 
         from avatarsync import AvatarSyncError, AvatarSyncPipeline
@@ -35,6 +31,12 @@ def main(arguments: list[str] | None = None) -> None:
             talk = AvatarSyncPipeline.from_pretrained(args.model, device=args.device)
         except AvatarSyncError as error:
             sys.exit(f"avatarsync: error: {error}")
+        try:
+            from interface import Demo
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            sys.exit('avatarsync: error: the demo needs gradio: pip install "avatarsync[demo]"')
         examples = Path(folder) / "examples"
         examples.mkdir()
         Demo(Studio(talk, find_adapters(args.adapters)), examples).launch(server_name=args.host, server_port=args.port)

@@ -43,6 +43,8 @@ def theme() -> gr.themes.Base:
     """Calm colours, and fonts that the visitor's computer has: nothing is fetched from elsewhere."""
     fonts = {"font": ["Inter", "ui-sans-serif", "system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return gr.themes.Soft(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", **fonts).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
         block_title_background_fill="transparent",
         block_title_background_fill_dark="transparent",
         block_title_text_color="*body_text_color",
@@ -176,7 +178,7 @@ class Demo:
                     0, max(future, 1), future, step=1, label="Attention after", info="How far it is ahead of itself."
                 )
             self.face = gr.Number(
-                None, label="Face", info="Of several, by size: 0 is the largest.", precision=0, minimum=0
+                0, label="Face", info="Of several, by size: 0 is the largest.", precision=0, minimum=0
             )
         self.consent = gr.Checkbox(False, label=CONSENT, elem_id="consent", container=False)
         with gr.Row():

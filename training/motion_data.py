@@ -18,8 +18,6 @@ from avatarsync.phonemes import VisualMapping
 from avatarsync.schedule import keyframe_times, timed_units
 
 SILENT_ID = 0
-BILABIAL_ID = VisualMapping.default().unit_id("m")
-CLOSURE_TOLERANCE = 0.03  # seconds that an alignment may be wrong by
 CLOSED_SHARE = 0.12  # of the clip's 90th percentile of lip opening
 ENCODE_BATCH = 64
 
@@ -58,21 +56,14 @@ class Clip:
 
     @property
     def keyframe_indices(self) -> np.ndarray:
-        """The frame nearest to each keyframe; in silence the nearest one with closed lips, of /m b p/ the most closed.
+        """The frame nearest to each keyframe; in silence the nearest one with closed lips.
 
-        People breathe and get ready to speak with open lips; a generated face is wanted shut when nobody speaks. A
-        closure is short, and an alignment that is wrong by a frame would show it open.
+        People breathe and get ready to speak with open lips; a generated face is wanted shut when nobody speaks.
         """
         indices = np.clip(np.round(self.keyframes * self.fps).astype(int), 0, len(self.codes) - 1)
         closed = np.flatnonzero(self.closed.numpy())
         for position in np.flatnonzero(self.unit_ids.numpy() == SILENT_ID):
             indices[position] = closed[np.abs(closed - indices[position]).argmin()]
-        for position in np.flatnonzero(self.unit_ids.numpy() == BILABIAL_ID):
-            reach = self.durations[position].item() / 2 + CLOSURE_TOLERANCE
-            first, last = (np.array([-reach, reach]) + self.keyframes[position]) * self.fps
-            around = np.arange(max(0, round(first)), min(len(self.codes), round(last) + 1))
-            if len(around):
-                indices[position] = around[self.gaps[around].argmin()]
         return indices
 
 

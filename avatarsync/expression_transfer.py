@@ -23,7 +23,7 @@ from .lip_edges import LOWER, UPPER, lip_gaps
 
 WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
 THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
-SHUT_GAP = 0.02  # inner-lip gaps below this are narrowed
+SHUT_GAP, NARROWED_GAP = 0.006, 0.02  # inner-lip gaps below the first are none, below the second they are narrowed
 # Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
 TOUCHING_GAP, OPEN_GAP = 0.004, 0.01
 UPPER_LIP_SHARE = 0.35  # of what a gap changes by; the jaw moves the rest
@@ -131,7 +131,7 @@ class ExpressionTransfer(nn.Module):
 
 def shut(gap: torch.Tensor) -> torch.Tensor:
     """Gaps of which those that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker."""
-    share = (gap / SHUT_GAP).clamp(0, 1)
+    share = ((gap - SHUT_GAP) / (NARROWED_GAP - SHUT_GAP)).clamp(0, 1)
     return gap * share * share * (3 - 2 * share)
 
 

@@ -11,7 +11,7 @@ from transformers.processing_utils import ProcessorMixin
 from .configuration_avatarsync import AvatarSyncConfig
 from .errors import InvalidMappingError, InvalidTrackError
 from .phonemes import SILENCE, Speech, VisualMapping
-from .schedule import FrameSchedule, keyframe_times, land_on_frames, surround_with_rest, timed_units
+from .schedule import FrameSchedule, shown_keyframe_times, surround_with_rest, timed_units
 
 BILABIAL = "m"  # its unit is /m b p/
 TRACK_TOLERANCE = 0.1  # seconds that a track may outlast its audio
@@ -24,7 +24,7 @@ class ScheduledSpeech:
     Attributes:
         unit_ids: int64 `(T_s,)`, with silence before and after the clip.
         durations: float32 `(T_s,)` seconds of each unit.
-        keyframe_times: float64 `(T_s,)` seconds: the units' centres, but closures land on frames.
+        keyframe_times: float64 `(T_s,)` seconds, when each unit is shown: see `shown_keyframe_times`.
         frames: the frames' schedule.
         silent_unit: id of the unit of silence.
     """
@@ -80,7 +80,7 @@ class AvatarSyncProcessor(ProcessorMixin):
         return ScheduledSpeech(
             torch.tensor([unit.unit_id for unit in units]),
             torch.tensor([unit.duration for unit in units], dtype=torch.float32),
-            land_on_frames(keyframe_times(units), units, self.mapping.unit_id(BILABIAL), frames.fps),
+            shown_keyframe_times(units, self.mapping.unit_id(BILABIAL), frames.fps),
             frames,
             silent_unit,
         )

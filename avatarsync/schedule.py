@@ -21,6 +21,9 @@ NTSC_TOLERANCE = Fraction(5, 1000)
 MAX_UNIT_DURATION = 0.24
 # Silent units before the first and after the last, so that speech begins and ends in the resting face.
 REST_UNITS, REST_DURATION = 2, 0.2
+# Lips move before the sound: without it, generated lips are 0.7 frames of 25 fps late on GRID's training clips, with
+# it 0.1 (r of the opening 0.853 and 0.874).
+LIP_LEAD = 0.02  # seconds
 # Rates of up to this denominator are taken as they are; every container's clock can count them.
 MAX_DENOMINATOR = 1001
 
@@ -143,17 +146,19 @@ def keyframe_times(units: Iterable[Phoneme | TimedUnit]) -> np.ndarray:
     return np.array([(unit.start + unit.end) / 2 for unit in units], dtype=np.float64)
 
 
-def land_on_frames(times: np.ndarray, units: list[TimedUnit], closed: int, fps: Fraction) -> np.ndarray:
-    """Keyframe times `(T_s,)`, those of the unit `closed` moved to the nearest frame within the unit.
+def shown_keyframe_times(units: list[TimedUnit], closed: int, fps: Fraction) -> np.ndarray:
+    """When the keyframes of units are shown, `(T_s,)` seconds, not decreasing: at their centres, a little early.
 
-    A closure lasts a frame or two. Between two frames it would never be seen shut, which is what people notice first.
+    Those of the unit `closed` lie on the frame nearest to the centre instead, if one lies within the unit: a closure
+    lasts a frame or two, and between two frames it would never be seen shut, which is what people notice first.
     """
-    landed = times.copy()
+    centres = keyframe_times(units)
+    times = centres - LIP_LEAD
     for index, unit in enumerate(units):
-        frame = float(round(times[index] * fps) / fps)
+        frame = float(round(centres[index] * fps) / fps)
         if unit.unit_id == closed and unit.start <= frame <= unit.end:
-            landed[index] = frame
-    return landed
+            times[index] = frame
+    return np.maximum.accumulate(times)
 
 
 def locate(times: np.ndarray, keyframe_times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

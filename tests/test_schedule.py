@@ -7,13 +7,14 @@ import pytest
 from avatarsync.errors import InvalidArgumentError, InvalidFrameRateError
 from avatarsync.phonemes import Phoneme, PhonemeTrack
 from avatarsync.schedule import (
+    LIP_LEAD,
     REST_DURATION,
     FrameSchedule,
     TimedUnit,
     keyframe_times,
-    land_on_frames,
     locate,
     parse_frame_rate,
+    shown_keyframe_times,
     surround_with_rest,
 )
 
@@ -151,10 +152,16 @@ def test_closures_land_on_frames(fps):
     ids = [3, 7, 4, 7, 5]
     units = [TimedUnit(*parts) for parts in zip(ids, edges[:-1], edges[1:], strict=True)]
     times = keyframe_times(units)
-    landed = land_on_frames(times, units, closed=7, fps=fps)
+    landed = shown_keyframe_times(units, closed=7, fps=fps)
     assert landed[1] * fps == pytest.approx(round(landed[1] * fps)) and abs(landed[1] - times[1]) <= 0.5 / fps
     others = [0, 2, 4]
-    assert np.array_equal(landed[others], times[others])
-    # A closure too short for any frame stays where it is, and order is kept.
-    assert landed[3] == times[3] or edges[3] <= landed[3] <= edges[4]
-    assert (np.diff(landed) > 0).all()
+    np.testing.assert_allclose(landed[others], times[others] - LIP_LEAD)
+    # A closure too short for any frame is like the others, and order is kept.
+    assert landed[3] == pytest.approx(times[3] - LIP_LEAD) or edges[3] <= landed[3] <= edges[4]
+    assert (np.diff(landed) >= 0).all()
+
+
+def test_keyframes_never_run_backwards():
+    units = [TimedUnit(7, 0.0, 0.08), TimedUnit(3, 0.08, 0.09), TimedUnit(4, 0.09, 0.3)]
+    shown = shown_keyframe_times(units, closed=7, fps=Fraction(12))
+    assert (np.diff(shown) >= 0).all() and shown[0] in (0.0, pytest.approx(1 / 12), pytest.approx(0.02))

@@ -70,8 +70,8 @@ class PersonReferences:
 
     - The resting face tells what expression a portrait of this person has by its landmarks alone, exactly as in
       training, where a model without adapter has to guess it.
-    - The keyframe generator is told the codes of the reference that looks most like the portrait, in the place of the
-      portrait's own: it was fine-tuned with these.
+    - The keyframe generator may be told the codes of one of them in the place of the portrait's, where its lips were
+      better so on frames that were not learned from.
 
     Args:
         pixels: `(N, 3, S, S)` uint8; the first is the resting face.
@@ -79,6 +79,7 @@ class PersonReferences:
         resting_landmarks: `(468, 2)`, mean of the frames with closed lips and open eyes.
         digest: `base_digest` of the model that the adapter was made for.
         base: that model's name, for messages.
+        speaking: index of the reference whose codes the keyframe generator is told; None: the portrait's own.
     """
 
     pixels: torch.Tensor
@@ -86,10 +87,13 @@ class PersonReferences:
     resting_landmarks: torch.Tensor
     digest: str
     base: str
+    speaking: int | None = None
 
     def save(self, folder: Path) -> None:
         tensors = {name: getattr(self, name).contiguous() for name in ("pixels", "landmarks", "resting_landmarks")}
         metadata = {"format": "pt", "version": REFERENCES_VERSION, "base_digest": self.digest, "base": self.base}
+        if self.speaking is not None:
+            metadata["speaking_reference"] = str(self.speaking)
         save_file(tensors, folder / REFERENCES_FILE, metadata)
 
     @classmethod
@@ -105,8 +109,12 @@ class PersonReferences:
                     f"{file} has version {metadata.get('version')}, this code reads {REFERENCES_VERSION}: fine-tune "
                     "again with training/finetune_lora.py"
                 )
-            return cls(digest=metadata["base_digest"], base=metadata["base"], **tensors)
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            speaking = metadata.get("speaking_reference")
+            speaking = None if speaking is None else range(len(tensors["pixels"]))[int(speaking)]
+            return cls(digest=metadata["base_digest"], base=metadata["base"], speaking=speaking, **tensors)
+        except AdapterError:
+            raise
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
             raise AdapterError(f"{folder} is no adapter of a person ({error!r}): {MAKE_ONE}") from error
 
     @torch.no_grad()
@@ -124,10 +132,10 @@ class PersonReferences:
     @torch.no_grad()
     def personalise(self, tokenizer: VisualTokenizerModel, reference: Reference) -> Reference:
         """One reference `(1, …)`, a portrait of this person, as this person's."""
-        expression = self.expressions(tokenizer, reference.landmarks)
-        stored = self.expressions(tokenizer, self.landmarks.to(reference.landmarks))
-        nearest = (stored - expression).abs().mean((1, 2)).argmin()
-        return replace(reference, expression=expression, codes=self.codes(tokenizer)[nearest][None])
+        personal = replace(reference, expression=self.expressions(tokenizer, reference.landmarks))
+        if self.speaking is None:
+            return personal
+        return replace(personal, codes=self.codes(tokenizer)[self.speaking][None])
 
 
 def find_adapter(source: str | os.PathLike, **hub) -> Path:

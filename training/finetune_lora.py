@@ -13,19 +13,21 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from finetuning import adapting, footage, measure, stages
 from finetuning.card import adapter_name, push_to_hub, write_card
-from finetuning.faces import Faces, choose_references, load_faces
+from finetuning.faces import Faces, choose_references, load_faces, resting_face_by
+from landmarkers import BUNDLED
 from motion_data import load_clips
 from PIL import Image
 from training_utils import run_script
 
 from avatarsync import AvatarSyncModel, AvatarSyncPipeline
 from avatarsync.adapters import PersonReferences, base_digest, require_peft
+from avatarsync.data.expressions import resting_face
 from avatarsync.errors import DatasetError, InvalidArgumentError, OutputError
 from avatarsync.identity import load_face_embedding
 from avatarsync.perceptual import load_perceptual
@@ -33,8 +35,8 @@ from avatarsync.phonemes.text import resolve_language
 
 MAX_FOOTAGE_SECONDS = 150.0
 VALIDATION_SHARE = 0.12  # of the frames that are learned from: by these it is decided when to stop
-# Of what is left of --max_minutes: the look gets the first share, keyframes this much of the rest.
-LOOK_SHARE, KEYFRAME_SHARE = 0.65, 0.65
+# Of what is left of --max_minutes: the painter gets the first share, keyframes this much of the rest.
+PAINTER_SHARE, KEYFRAME_SHARE = 0.65, 0.5
 MEASURING_MINUTES = 1.0
 TRAINING_DISTANCE, MEASURING_DISTANCE = "st-lpips-alexnet", "st-lpips"  # not the one that was optimised
 ADAPTER_LIMIT = 3_000_000
@@ -50,14 +52,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder of the adapter, new")
     add("--base", help="folder or Hub id of the model that it is for; default: the bundled one")
     add("--language", default="en-us", help="espeak code of what is spoken")
+    add(
+        "--landmarker", default=BUNDLED, help=f"MediaPipe's face_landmarker.task, or {BUNDLED}: the base's own aligner"
+    )
     add("--max_minutes", type=float, default=15.0, help="time for everything; fewer steps where they do not fit")
-    add("--steps", type=int, default=300, help="of painter and expression decoder")
-    add("--keyframe_steps", type=int, default=120)
-    add("--interpolation_steps", type=int, default=200)
+    add("--steps", type=int, default=200, help="of the painter")
+    add("--keyframe_steps", type=int, default=60)
+    add("--interpolation_steps", type=int, default=120, help="of the interpolator, and of the expression decoder")
     add("--batch_size", type=int, default=16)
     add("--learning_rate", type=float, default=1e-3)
-    add("--keyframe_learning_rate", type=float, default=5e-4)
-    add("--interpolation_learning_rate", type=float, default=1e-3)
+    add("--keyframe_learning_rate", type=float, default=2e-4)
+    add("--interpolation_learning_rate", type=float, default=5e-4)
     add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="bf16: faster where a CPU has it")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--seed", type=int, default=0)
@@ -112,9 +117,13 @@ def open_distance(lpips: str | None) -> tuple[str, measure.PictureDistance]:
     return network.name, distance
 
 
-def learn(model: AvatarSyncModel, faces: Faces, clips: list, references: PersonReferences, until: float, args) -> dict:
-    """Train stage after stage; what does not pay is taken out again. Returns what the card says of each."""
-    said = {}
+def learn(model: AvatarSyncModel, faces: Faces, clips: list, references: PersonReferences, until: float, args):
+    """Train stage after stage; what does not pay is taken out again.
+
+    Returns:
+        What the card says of each, and the references, which know what to tell the keyframe generator.
+    """
+    said: dict[str, str] = {}
 
     def run(stage: adapting.Stage, share: float) -> None:
         now = time.monotonic()
@@ -130,16 +139,21 @@ def learn(model: AvatarSyncModel, faces: Faces, clips: list, references: PersonR
     perceptual = load_perceptual(TRAINING_DISTANCE).to(model.device).eval()
     learned, judged = part(faces, slice(0, count)), part(faces, slice(count, None))
     speaking = len(clips) >= stages.MIN_CLIPS
-    run(stages.look_stage(model, learned, judged, perceptual, args), LOOK_SHARE if speaking else 1.0)
+    run(stages.painter_stage(model, learned, judged, perceptual, args), PAINTER_SHARE if speaking else 1.0)
     if not speaking:
-        adapting.take_out(model, adapting.KEYFRAMES + adapting.INTERPOLATION)
-        say("  keyframes and interpolation stay the base's: there is too little speech to learn from")
-        return said
+        for name in (adapting.KEYFRAMES, adapting.INTERPOLATION, adapting.LIPS):
+            adapting.take_out(model, name)
+        say("  how the lips move stays the base's: there is too little speech to learn from")
+        return said, references
     codes = references.codes(model.visual_tokenizer).cpu()
-    model.keyframe_generator.train()
     run(stages.keyframe_stage(model, clips, codes, args), KEYFRAME_SHARE)
-    run(stages.interpolation_stage(model, clips, codes, args), 1.0)
-    return said
+    references = replace(references, speaking=stages.choose_speaking_reference(model, clips, codes))
+    told = torch.stack([clip.codes[0] for clip in clips])
+    if references.speaking is not None:
+        told = codes[references.speaking][None]
+    for stage, share in zip(stages.frame_stages(model, clips, told, args), (0.5, 1.0), strict=True):
+        run(stage, share)
+    return said, references
 
 
 def save(model: AvatarSyncModel, references: PersonReferences, sheet: Image.Image, card: str, args) -> int:
@@ -186,14 +200,14 @@ def main(argv: list[str] | None = None) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="avatarsync-")) if args.work is None else args.work
     try:
         crop_size = model.config.visual_tokenizer_config.crop_size
-        film = footage.prepare(sources, seconds, model.face_aligner, crop_size, MAX_FOOTAGE_SECONDS, scratch)
+        film = footage.prepare(
+            sources, seconds, model.face_aligner, args.landmarker, crop_size, MAX_FOOTAGE_SECONDS, scratch
+        )
         for line in film.left_out:
             say(f"  left out: {line}")
-        tokenizer = model.visual_tokenizer
-        references, faces = choose_references(
-            film.rows, lambda resting: load_faces(film.rows, resting, tokenizer), digest, base
-        )
-        held = load_faces(film.held_out, references.resting_landmarks, tokenizer)
+        resting = resting_face(film.rows.all_landmarks())
+        faces, held = (load_faces(rows, resting, model.visual_tokenizer) for rows in (film.rows, film.held_out))
+        references = choose_references(faces, resting, digest, base)
         clips, held_clips = ([], [])
         if args.videos:
             clips, held_clips = (speech_of(model, rows, name, scratch) for rows, name in
@@ -203,17 +217,19 @@ def main(argv: list[str] | None = None) -> None:
         before = measure.measure(model, held, cases, None, distance, embedding)
 
         adapting.add_lora(model, args.seed)
-        said = learn(model, faces, clips, references, until, args)
-        if not adapting.lora_parameters(model, tuple(adapting.RANKS)):
+        said, references = learn(model, faces, clips, references, until, args)
+        if not adapting.lora_parameters(model):
             raise DatasetError("nothing was learned that the base does not know: give more footage, or more --steps")
         after = measure.measure(model, held, cases, references, distance, embedding)
         minutes = (time.monotonic() - begun) / 60
         lines = list(measure.table(before.figures, after.figures))
         say("held out, base → adapted:\n" + "\n".join(f"  {line}" for line in lines))
 
-        card = write_card(
-            adapter_name(args), base, digest, film, len(faces), said, lines, distance_name, minutes, args
-        )
+        made_for = f"{base} (digest `{digest}`)"
+        card = write_card(adapter_name(args), made_for, film, len(faces), said, lines, distance_name, minutes, args)
+        if args.landmarker != BUNDLED:
+            resting = resting_face_by(model.face_aligner, film.rows, crop_size)
+            references = replace(references, resting_landmarks=resting)
         size = save(model, references, measure.sheet(held, cases, before, after), card, args)
     finally:
         if args.work is None:

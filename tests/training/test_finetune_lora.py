@@ -17,11 +17,7 @@ from avatarsync.identity import load_face_embedding
 
 pytest.importorskip("peft")
 
-TEXTS = (
-    "Mama may go home with a farm of big red apples.",
-    "Bob may map two blue balls now, and a tree.",
-    "We move a boat over the pool, by the way.",
-)
+TEXTS = ("Mama may go home.", "Bob may map a ball.", "We move a boat now.", "My farm may bloom.", "A big red apple.")
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +150,13 @@ def test_a_stage_that_does_not_pay_is_taken_out(talk):
     before = model.visual_tokenizer.expression(codes)
     adapting.add_lora(model, 0)
     values = iter([1.0, 2.0, 3.0])
-    parameter = next(iter(adapting.lora_parameters(model, adapting.LOOK).values()))
+    parameter = next(iter(adapting.lora_parameters(model, adapting.LIPS).values()))
     batches = {index: {"x": torch.ones(1)} for index in range(8)}
     stage = adapting.Stage(
-        "look", adapting.LOOK, batches, lambda batch: (parameter * batch["x"]).sum(), 4, 1e-2, lambda: next(values), 2
+        "lips", adapting.LIPS, batches, lambda batch: (parameter * batch["x"]).sum(), 4, 1e-2, lambda: next(values), 2
     )
     steps, first, best = adapting.train(model, stage, "no", adapting.stop_time(5))
     assert (steps, first, best) == (0, 1.0, 1.0)
-    assert not adapting.lora_layers(model, adapting.LOOK) and adapting.lora_layers(model, adapting.KEYFRAMES)
-    assert not any("visual_tokenizer" in path for path in model.peft_config[adapting.ADAPTER].target_modules)
+    assert not adapting.lora_parameters(model, adapting.LIPS) and adapting.lora_parameters(model, adapting.PAINTER)
+    assert not any("expression_decoder" in path for path in model.peft_config[adapting.ADAPTER].target_modules)
     assert torch.equal(model.visual_tokenizer.expression(codes), before)

@@ -14,11 +14,10 @@ from tqdm import tqdm
 
 from avatarsync import AvatarSyncModel
 
-# Where LoRA sits, and its largest rank there. Rank 16 of the painter is a sixth of its own size.
-LOOK = ("visual_tokenizer.painter", "visual_tokenizer.expression_decoder")
-KEYFRAMES = ("keyframe_generator",)
-INTERPOLATION = ("interpolation",)
-RANKS = {LOOK[0]: 16, LOOK[1]: 8, KEYFRAMES[0]: 4, INTERPOLATION[0]: 4}
+# Where LoRA sits, one part a stage, and its largest rank there. Rank 16 of the painter is a sixth of its own size.
+PAINTER, LIPS = "visual_tokenizer.painter", "visual_tokenizer.expression_decoder"
+KEYFRAMES, INTERPOLATION = "keyframe_generator", "interpolation"
+RANKS = {PAINTER: 16, LIPS: 8, KEYFRAMES: 4, INTERPOLATION: 4}
 WEIGHT_BYTES = 2_300_000  # of the adapter's 3 MB; references, sheet and card take the rest
 ADAPTER = "default"
 WARM_UP = 0.05
@@ -61,27 +60,20 @@ def add_lora(model: AvatarSyncModel, seed: int) -> None:
     model.add_adapter(config, ADAPTER)
 
 
-def lora_layers(model: AvatarSyncModel, parts: tuple[str, ...]) -> list[BaseTunerLayer]:
-    return [
-        layer
-        for path, layer in model.named_modules()
-        if isinstance(layer, BaseTunerLayer) and path.startswith(tuple(f"{part}." for part in parts))
-    ]
-
-
-def lora_parameters(model: AvatarSyncModel, parts: tuple[str, ...]) -> dict[str, nn.Parameter]:
+def lora_parameters(model: AvatarSyncModel, part: str = "") -> dict[str, nn.Parameter]:
+    """Of one part, or all."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if ".lora_" in name and name.startswith(tuple(f"{part}." for part in parts))
+        if ".lora_" in name and name.startswith(part and f"{part}.")
     }
 
 
-def take_out(model: AvatarSyncModel, parts: tuple[str, ...]) -> None:
-    """Remove the LoRA layers of some parts, as if they had never been there."""
+def take_out(model: AvatarSyncModel, part: str) -> None:
+    """Remove the LoRA layers of a part, as if they had never been there."""
     config = model.peft_config[ADAPTER]
     for path, layer in list(model.named_modules()):
-        if isinstance(layer, BaseTunerLayer) and path.startswith(tuple(f"{part}." for part in parts)):
+        if isinstance(layer, BaseTunerLayer) and path.startswith(f"{part}."):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, layer.get_base_layer())
             for pattern in (config.rank_pattern, config.alpha_pattern):
@@ -95,16 +87,16 @@ class Stage:
 
     Args:
         name: for the progress bar.
-        parts: which LoRA layers learn.
+        part: whose LoRA layers learn.
         batches: what from.
         loss: batch → scalar.
-        validate: how wrong it is on frames that it does not learn from; None: no validation.
+        validate: how wrong it is on frames that it does not learn from.
         steps, learning_rate: of Adam, on a cosine.
         checks: how many times it is validated; the best state stays, which may be that of the base.
     """
 
     name: str
-    parts: tuple[str, ...]
+    part: str
     batches: NumberedBatches
     loss: Callable[[dict[str, torch.Tensor]], torch.Tensor]
     steps: int
@@ -127,7 +119,7 @@ def train(model: AvatarSyncModel, stage: Stage, mixed_precision: str, until: flo
         Steps made (0 where it did not pay), and the validation before and after.
     """
     device = model.device
-    parameters = lora_parameters(model, stage.parts)
+    parameters = lora_parameters(model, stage.part)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in parameters)
     optimizer = torch.optim.AdamW(parameters.values(), stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -175,5 +167,5 @@ def train(model: AvatarSyncModel, stage: Stage, mixed_precision: str, until: flo
         for name, value in best_state.items():
             parameters[name].copy_(value)
     if best_step == 0:
-        take_out(model, stage.parts)
+        take_out(model, stage.part)
     return best_step, before, best

@@ -13,7 +13,7 @@ from avatarsync.version import __version__
 from .footage import Footage
 
 # Whose folders and names nobody needs to know.
-PRIVATE = ("videos", "pictures", "out", "base", "work", "lpips", "hub_model_id", "push_to_hub")
+PRIVATE = ("videos", "pictures", "out", "base", "work", "landmarker", "lpips", "hub_model_id", "push_to_hub")
 
 
 def adapter_name(args: argparse.Namespace) -> str:

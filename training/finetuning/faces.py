@@ -1,4 +1,4 @@
-"""All frames of a person in memory, and the batches that painter and expression decoder are fine-tuned with."""
+"""All frames of a person in memory, the references that are kept of them, and the painter's batches."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,17 @@ import torch
 from numbered_batches import NumberedBatches
 from tokenizer_data import jitter_colour
 
+from avatarsync import FaceAlignerModel
 from avatarsync.adapters import PersonReferences
 from avatarsync.data.dataset import Rows
 from avatarsync.data.expressions import resting_face, to_neutral
+from avatarsync.errors import DatasetError, FaceNotFoundError, FaceTooSmallError, InvalidImageError
+from avatarsync.image_processing_face import pose_driven_matrix, transform_points
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
 
 ENCODE_BATCH = 64
 NUM_REFERENCES = 4
 LANDMARK_NOISE = 0.002  # as `tokenizer_data` has it
-CLOSED_LIPS = 0.012  # inner-lip gap, of the crop's side, below which a frame may be the resting reference
 OPEN_QUANTILE = 0.9
 
 
@@ -60,22 +62,33 @@ def load_faces(rows: Rows, resting: torch.Tensor, tokenizer: VisualTokenizerMode
     return Faces(pixels, landmarks, expressions, torch.cat(codes), clips)
 
 
-def choose_references(rows: Rows, faces_of, digest: str, base: str) -> tuple[PersonReferences, Faces]:
-    """The references of a person, and all frames.
+def resting_face_by(aligner: FaceAlignerModel, rows: Rows, crop_size: int) -> torch.Tensor:
+    """Resting face `(468, 2)` as an aligner sees it: portraits will be looked at with its eyes."""
+    found = []
+    for row in range(len(rows)):
+        for number in range(len(rows.picture_landmarks(row))):
+            try:
+                landmarks = aligner.align(rows.picture(row, number), face_index=0).landmarks
+            except (FaceNotFoundError, FaceTooSmallError, InvalidImageError):
+                continue
+            matrix = pose_driven_matrix(landmarks, crop_size)
+            found.append(transform_points(landmarks, matrix) / crop_size)
+    if not found:
+        raise DatasetError("the base's face aligner finds no face in the footage: film it from the front")
+    return resting_face(np.stack(found).astype(np.float32))
+
+
+def choose_references(faces: Faces, resting: torch.Tensor, digest: str, base: str) -> PersonReferences:
+    """The references of a person with a resting face `(468, 2)`.
 
     The first is the frame nearest to the resting face, the others are as unlike it and each other as can be.
-
-    Args:
-        faces_of: resting face → `Faces`.
     """
-    resting = resting_face(rows.all_landmarks())
-    faces = faces_of(resting)
     still = (faces.landmarks - resting).abs().mean((1, 2))
     chosen = [int(still.argmin())]
     for _ in range(min(NUM_REFERENCES, len(faces)) - 1):
         distances = [(faces.expressions - faces.expressions[index]).abs().mean((1, 2)) for index in chosen]
         chosen.append(int(torch.stack(distances).amin(0).argmax()))
-    return PersonReferences(faces.pixels[chosen], faces.landmarks[chosen], resting, digest, base), faces
+    return PersonReferences(faces.pixels[chosen], faces.landmarks[chosen], resting, digest, base)
 
 
 class LookBatches(NumberedBatches):
@@ -99,7 +112,6 @@ class LookBatches(NumberedBatches):
             "codes": faces.codes[chosen],
             "quantize": torch.rand(count, generator=generator) < 0.5,
             "labels": jitter_colour(faces.pixels[chosen].float(), look) / 127.5 - 1,
-            "label_expression": faces.expressions[chosen],
             "reference_pixel_values": jitter_colour(faces.pixels[partners].float(), look) / 127.5 - 1,
             "reference_landmarks": faces.landmarks[partners] + noise,
             "reference_codes": faces.codes[partners],

@@ -1,11 +1,12 @@
 """Footage of one person → the rows that fine-tuning learns from and those it is measured on.
 
-Videos and pictures are labelled as `prepare_data.py` does it, by the base's own face aligner: portraits will be looked
-at with the same eyes. What shows nobody, or more than one person, is refused before that.
+Videos and pictures are labelled as `prepare_data.py` does it. What shows nobody, or more than one person, is refused
+before that.
 """
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import datasets
 import numpy as np
 import torch
 from labelling import Labeller, LabelOptions, LeftOut, Report, Voice
-from landmarkers import BundledLandmarker
+from landmarkers import BUNDLED, BundledLandmarker, FindLandmarks, MediaPipeLandmarker, open_landmarker
 from layouts import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Source
 from speech_pieces import cut_at_silences
 from tqdm import tqdm
@@ -38,6 +39,7 @@ USABLE_SHARE = 0.6  # of the least footage: what is damaged or without a face is
 HELD_OUT_SHARE = 0.2
 # Footage is cut into about so many pieces, in silences, so that a fifth of it can be held out.
 PIECES, PIECE_SECONDS = 12, (2.0, 8.0)
+PICTURES_PER_PIECE = 4  # whole frames, in which the base's own aligner finds the resting face
 SAMPLES = 24  # frames that are looked at before the work begins
 MIN_FACES_SHARE = 0.5
 # Cosine of dlib's embedding between the mean faces of two people; one person's in other light stay above.
@@ -47,15 +49,27 @@ SPEAKER = "speaker"
 
 
 class OwnLandmarker(BundledLandmarker):
-    """The base's own face aligner, which also says how far it has got."""
+    """The base's own face aligner."""
 
-    def __init__(self, model: FaceAlignerModel, bar: tqdm | None = None):
-        self.model, self.bar = model, bar
+    def __init__(self, model: FaceAlignerModel):
+        self.model = model
 
-    def _find(self, pixels: np.ndarray, milliseconds: int) -> np.ndarray | None:
-        if self.bar is not None:
-            self.bar.update()
-        return super()._find(pixels, milliseconds)
+
+class Watched:
+    """A landmarker that says how far it has got."""
+
+    def __init__(self, landmarker: BundledLandmarker | MediaPipeLandmarker, bar: tqdm):
+        self.landmarker, self.bar = landmarker, bar
+
+    @contextmanager
+    def watch(self, video: bool) -> Iterator[FindLandmarks]:
+        with self.landmarker.watch(video) as find:
+
+            def watched(pixels: np.ndarray, milliseconds: int) -> np.ndarray | None:
+                self.bar.update()
+                return find(pixels, milliseconds)
+
+            yield watched
 
 
 @dataclass
@@ -209,7 +223,7 @@ def least_alike(vectors: torch.Tensor) -> tuple[float, int, int]:
 class FootageLabeller(Labeller):
     """Labels videos in short pieces, and of long footage only as much, spread over it, as there is time for."""
 
-    def __init__(self, landmarker: OwnLandmarker, options: LabelOptions, share: float):
+    def __init__(self, landmarker: Watched, options: LabelOptions, share: float):
         super().__init__(landmarker, None, options)
         self.share, self.voice = share, None
 
@@ -235,7 +249,8 @@ class FootageLabeller(Labeller):
             with self.landmarker.watch(video=True) as find:
                 for index, pixels in enumerate(read_frames(source.path, clock)):
                     frame_size = pixels.shape[:2]
-                    found = find(pixels, 0) if index < len(wanted) and wanted[index] else None
+                    look = index < len(wanted) and wanted[index]
+                    found = find(pixels, int(index * 1000 / fps)) if look else None
                     landmarks.append(missing if found is None else found)
         except (av.FFmpegError, OSError) as error:
             raise LeftOut("unreadable", f"damaged after {len(landmarks)} frames: {error}") from error
@@ -243,8 +258,8 @@ class FootageLabeller(Labeller):
 
 
 def prepare(
-    sources: list[Source], seconds: dict[str, float] | None, aligner: FaceAlignerModel, crop_size: int,
-    max_seconds: float, folder: Path,
+    sources: list[Source], seconds: dict[str, float] | None, aligner: FaceAlignerModel, landmarker: str,
+    crop_size: int, max_seconds: float, folder: Path,
 ) -> Footage:  # fmt: skip
     """Label the footage into `folder`; the last fifth, as it was filmed, is held out.
 
@@ -252,19 +267,22 @@ def prepare(
 
     Args:
         seconds: of each video by id; None: the sources are pictures.
+        aligner: the base's own.
+        landmarker: `BUNDLED`, that is this aligner, or the path of MediaPipe's face_landmarker.task.
         max_seconds: how much of longer footage to look at.
 
     Raises:
         DatasetError: too little is left, or `folder` holds other footage.
     """
-    settings = {"crop": "pose_driven", "crop_size": crop_size, "footage": fingerprint(sources, aligner, max_seconds)}
+    known = fingerprint(sources, aligner, (Path(landmarker).name, crop_size, max_seconds))
+    settings = {"crop": "pose_driven", "crop_size": crop_size, "footage": known}
     if (folder / "schema.json").exists():
-        if dataset.read_settings(folder)["footage"] != settings["footage"]:
-            raise DatasetError(f"{folder} holds other footage: give another --work, or remove it")
+        if dataset.read_settings(folder).get("footage") != known:
+            raise DatasetError(f"{folder} holds other footage, or other landmarks: give another --work, or remove it")
         return open_footage(folder, seconds is not None)
     total = 0.0 if seconds is None else sum(seconds.values())
     longest = float(np.clip(total / PIECES, *PIECE_SECONDS))
-    options = LabelOptions("pose_driven", crop_size, None, "keep", 0, 1, longest)
+    options = LabelOptions("pose_driven", crop_size, None, "keep", 0, PICTURES_PER_PIECE, longest)
     share = 1.0 if seconds is None else min(1.0, max_seconds / total)
     if share < 1 and len(sources) >= 2 * PIECES:
         # Many files: whole ones, evenly spread.
@@ -274,7 +292,8 @@ def prepare(
     count = len(sources) if seconds is None else int(sum(seconds[source.id] for source in sources) * share * 25)
     rows, report = [], Report()
     with tqdm(total=count, unit="frame", desc="looking and listening", disable=None) as bar:
-        labeller = FootageLabeller(OwnLandmarker(aligner, bar), options, share)
+        eyes = OwnLandmarker(aligner) if landmarker == BUNDLED else open_landmarker(landmarker)
+        labeller = FootageLabeller(Watched(eyes, bar), options, share)
         for source in sources:
             label = labeller.portrait if seconds is None else labeller.video
             rows += [dataset.to_table(row) for row in label(source, report)]
@@ -308,12 +327,12 @@ def open_footage(folder: Path, videos: bool) -> Footage:
     return Footage(rows, held_out, count / rows.fps(0) if videos else 0.0, data.settings["left_out"])
 
 
-def fingerprint(sources: list[Source], aligner: FaceAlignerModel, max_seconds: float) -> str:
+def fingerprint(sources: list[Source], aligner: FaceAlignerModel, settings: tuple) -> str:
     """Sixteen digits that change with the files, what is known of them, and who looks at them."""
     files = [(source.name, source.language, source.path.stat().st_size, source.path.stat().st_mtime_ns)
              for source in sources]  # fmt: skip
     transcripts = [source.transcript and source.transcript.read_bytes().hex() for source in sources]
-    digest = hashlib.sha256(repr((files, transcripts, max_seconds)).encode())
+    digest = hashlib.sha256(repr((files, transcripts, settings)).encode())
     for name, value in sorted(aligner.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy())

@@ -1,10 +1,13 @@
 """What each stage learns from a person's footage, and how it is judged on frames that it does not learn from.
 
-1. Look: painter and expression decoder, from pairs of frames. The reference is moved by its codes to the other frame's
-   expression and painted; the loss is that of the tokenizer (L1 and gradients about the mouth, landmarks, gaps and
-   widths) and a perceptual one.
+1. Painter, from pairs of frames: the reference is moved by its codes to the other frame's expression and painted. The
+   loss is that of the tokenizer (L1 and gradients about the mouth) and a perceptual one.
 2. Keyframes: the codes of the person's own frames under the units of what is said (Eq. 6).
-3. Interpolation: the person's frames between keyframes that the generator, now adapted, predicts.
+3. Interpolation: the person's frames between the keyframes that the generator, now adapted, predicts.
+4. Lips, that is the expression decoder: the landmarks of the person's frames, from their own codes and from those that
+   are spoken in their place.
+
+Stages 2 to 4 are judged by how well the lips that are spoken go with the real ones: 1 - r, of opening and width.
 """
 
 import copy
@@ -12,11 +15,10 @@ import copy
 import numpy as np
 import torch
 from keyframe_data import KeyframeBatches
-from motion_data import Clip
+from motion_data import Clip, correlations
 from train_interpolation import FrameBatches, predict_keyframes, real_keyframes, where_frames_lie
 
 from avatarsync import AvatarSyncModel
-from avatarsync.face_mesh import LIP_RINGS
 from avatarsync.lip_edges import inset_open_lips, lip_gaps
 from avatarsync.modeling_visual_tokenizer import (
     WIDTH_WEIGHT,
@@ -27,19 +29,19 @@ from avatarsync.modeling_visual_tokenizer import (
     paint_loss,
 )
 from avatarsync.perceptual import PerceptualDistance
-from avatarsync.schedule import locate
 from avatarsync.warping import mesh_flow
 
-from .adapting import INTERPOLATION, KEYFRAMES, LOOK, Stage
+from .adapting import INTERPOLATION, KEYFRAMES, LIPS, PAINTER, Stage
 from .faces import Faces, LookBatches
 
-# Weights of the look's losses.
-PIXEL_WEIGHT, EXPRESSION_WEIGHT, PERCEPTUAL_WEIGHT = 10.0, 1.0, 2.0
+# Against the pixels' L1 and gradients. With a third of it teeth were a blur.
+PERCEPTUAL_WEIGHT = 0.6
 AROUND_MOUTH = 0.3  # of pixels beside the painted ones
 CONTEXT_NOISE = 0.2  # as train_keyframes.py has it
+PREDICTED_SHARE = 0.7  # of the keyframes that interpolation learns between
+FRAMES_A_CLIP = 4  # interpolation and lips see so many times more examples a batch than the painter
 VALIDATION_FRAMES = 48
 MIN_CLIPS = 4  # with fewer there is nothing to validate speech with
-LIPS = [point for ring in LIP_RINGS for point in ring]
 
 
 def reference_of(tokenizer: VisualTokenizerModel, batch: dict[str, torch.Tensor]) -> Reference:
@@ -52,136 +54,132 @@ def reference_of(tokenizer: VisualTokenizerModel, batch: dict[str, torch.Tensor]
     )
 
 
-def look_loss(
-    tokenizer: VisualTokenizerModel, perceptual: PerceptualDistance | None, batch: dict[str, torch.Tensor]
+def painter_loss(
+    tokenizer: VisualTokenizerModel, perceptual: PerceptualDistance, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """Scalar; see the module's docstring."""
     continuous = batch["codes"]
     codes = torch.where(batch["quantize"][:, None, None], tokenizer.quantize(continuous).codes, continuous)
-    expression, wanted = tokenizer.expression(codes).float(), batch["label_expression"]
-    weights = tokenizer.landmark_weights[:, None]
-    loss = ((expression - wanted).abs() * weights).mean()
-    loss = loss + (lip_gaps(expression) - lip_gaps(wanted)).abs().mean()
-    loss = loss + WIDTH_WEIGHT * (mouth_widths(expression) - mouth_widths(wanted)).abs().mean()
     reference = reference_of(tokenizer, batch)
-    landmarks = tokenizer.transfer(reference.landmarks, expression, reference.expression)
+    with torch.no_grad():
+        expression = tokenizer.expression(codes).float()
+        landmarks = tokenizer.transfer(reference.landmarks, expression, reference.expression)
     decoded = tokenizer.paint(codes, reference, landmarks, expression)
     window, side = tokenizer.mouth_window(reference.landmarks), tokenizer.config.painter_size
-    drawn, real = cut(decoded.pixels, window, side), cut(batch["labels"], window, side)
-    weight = cut(decoded.mask, window, side) + AROUND_MOUTH
-    loss = 100 * EXPRESSION_WEIGHT * loss + PIXEL_WEIGHT * paint_loss(drawn.float(), real, weight.float())
-    if perceptual is not None:
-        loss = loss + PERCEPTUAL_WEIGHT * perceptual(drawn.float(), real).mean()
-    return loss
+    drawn, real = cut(decoded.pixels, window, side).float(), cut(batch["labels"], window, side)
+    weight = cut(decoded.mask, window, side).float() + AROUND_MOUTH
+    return paint_loss(drawn, real, weight) + PERCEPTUAL_WEIGHT * perceptual(drawn, real).mean()
 
 
-def look_stage(
-    model: AvatarSyncModel, learn: Faces, judge: Faces, perceptual: PerceptualDistance | None, args
-) -> Stage:
-    """Painter and expression decoder."""
+def painter_stage(model: AvatarSyncModel, learn: Faces, judge: Faces, perceptual: PerceptualDistance, args) -> Stage:
+    """Judged by its loss on discrete codes of frames that it does not learn from."""
     tokenizer = model.visual_tokenizer
     held = LookBatches(judge, VALIDATION_FRAMES, seed=1)[0] | {"quantize": torch.ones(VALIDATION_FRAMES).bool()}
     held = {name: value.to(model.device) for name, value in held.items()}
 
     @torch.no_grad()
     def validate() -> float:
-        return look_loss(tokenizer, perceptual, held).item()
+        return painter_loss(tokenizer, perceptual, held).item()
 
     batches = LookBatches(learn, args.batch_size, args.seed)
-    return Stage(
-        "look: teeth, lips, lids",
-        LOOK,
-        batches,
-        lambda batch: look_loss(tokenizer, perceptual, batch),
-        args.steps,
-        args.learning_rate,
-        validate,
-    )
+    loss = lambda batch: painter_loss(tokenizer, perceptual, batch)  # noqa: E731
+    return Stage("painter: own teeth", PAINTER, batches, loss, args.steps, args.learning_rate, validate)
 
 
 def split_clips(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """Those to learn from, and those by which it is decided what pays: the last eighth."""
-    count = max(1, len(clips) // 8)
+    """Those to learn from, and those by which it is decided what pays: the last sixth."""
+    count = max(1, len(clips) // 6)
     return clips[:-count], clips[-count:]
 
 
 @torch.no_grad()
-def lip_error(model: AvatarSyncModel, clips: list[Clip], codes: list[torch.Tensor]) -> float:
-    """Mean distance, in % of the crop's side, of the lips that codes `(T, K, D)` of each clip say, from the real."""
-    errors = []
-    for clip, value in zip(clips, codes, strict=True):
-        found = model.visual_tokenizer.expression(value.to(model.device)).cpu()
-        errors.append((found - clip.expressions)[:, LIPS].norm(dim=-1).mean())
-    return 100 * float(torch.stack(errors).mean())
+def interpolate(model: AvatarSyncModel, clip: Clip, keyframes: torch.Tensor) -> torch.Tensor:
+    """Codes `(T, K, D)` of every frame of a clip between keyframes `(T_s, K, D)`."""
+    left, right, t, interval = (torch.from_numpy(values) for values in where_frames_lie(clip))
+    start, end = keyframes[left].to(model.device), keyframes[right].to(model.device)
+    units = clip.unit_ids[left].to(model.device), clip.unit_ids[right].to(model.device)
+    times = t.float().to(model.device)[:, None]
+    return model.interpolation(start, end, *units, interval.float().to(model.device), times).codes[:, 0]
+
+
+@torch.no_grad()
+def speaking_error(model: AvatarSyncModel, clips: list[Clip], keyframes: list[torch.Tensor]) -> float:
+    """1 - r of the lips that are spoken through given keyframes with the real ones, mean of opening and width."""
+    model.interpolation.eval()
+    codes = [interpolate(model, clip, own) for clip, own in zip(clips, keyframes, strict=True)]
+    measured = correlations([model.visual_tokenizer.expression(value).cpu() for value in codes], clips)
+    return 1 - (measured["opening_r"] + measured["width_r"]) / 2
+
+
+def predict(model: AvatarSyncModel, clips: list[Clip], references: torch.Tensor) -> list[torch.Tensor]:
+    """Keyframes `(T_s, K, D)` of each clip, as the generator makes them told reference codes `(N, K, D)` in turn."""
+    training = model.keyframe_generator.training
+    model.keyframe_generator.eval()
+    keyframes = predict_keyframes(model.keyframe_generator, model.visual_tokenizer, clips, references)
+    model.keyframe_generator.train(training)
+    return keyframes
+
+
+def choose_speaking_reference(model: AvatarSyncModel, clips: list[Clip], references: torch.Tensor) -> int | None:
+    """Told of which reference `(N, K, D)` the generator speaks best; None: of the portrait itself."""
+    _, judge = split_clips(clips)
+    own = torch.stack([clip.codes[0] for clip in judge])
+    candidates = [own, *(codes[None] for codes in references)]
+    errors = [speaking_error(model, judge, predict(model, judge, codes)) for codes in candidates]
+    best = int(np.argmin(errors))
+    return best - 1 if best else None
 
 
 def keyframe_stage(model: AvatarSyncModel, clips: list[Clip], references: torch.Tensor, args) -> Stage:
-    """The keyframe generator; references `(N, K, D)` are the codes of the adapter's."""
+    """The keyframe generator, told codes `(N, K, D)` of the adapter's references."""
     quantizer = copy.deepcopy(model.visual_tokenizer.quantizer).cpu()
     learn, judge = split_clips(clips)
-    generator = model.keyframe_generator
+    generator = model.keyframe_generator.train()
     batches = KeyframeBatches(
         learn, quantizer, references, generator.config.num_units, args.batch_size, CONTEXT_NOISE, args.seed
     )
-
-    def validate() -> float:
-        generator.eval()
-        keyframes = predict_keyframes(generator, model.visual_tokenizer, judge, references)
-        codes = []
-        for clip, own in zip(judge, keyframes, strict=True):
-            left, right, t, _ = locate(np.arange(len(clip.codes)) / clip.fps, clip.keyframes)
-            t = torch.from_numpy(t).float()[:, None, None]
-            codes.append(own[left] * (1 - t) + own[right] * t)
-        generator.train()
-        return lip_error(model, judge, codes)
-
     return Stage(
-        "keyframes: how the lips speak",
+        "keyframes: own way of speaking",
         KEYFRAMES,
         batches,
         lambda batch: generator(**batch).loss,
         args.keyframe_steps,
         args.keyframe_learning_rate,
-        validate,
+        lambda: speaking_error(model, judge, predict(model, judge, references)),
     )
 
 
-def interpolation_stage(model: AvatarSyncModel, clips: list[Clip], references: torch.Tensor, args) -> Stage:
-    """The interpolator, between keyframes that the generator predicts."""
-    tokenizer, interpolation = model.visual_tokenizer, model.interpolation
-    learn, judge = split_clips(clips)
-    model.keyframe_generator.eval()
-    predicted = [predict_keyframes(model.keyframe_generator, tokenizer, part, references) for part in (learn, judge)]
-    batches = FrameBatches(
-        learn, real_keyframes(tokenizer, learn), predicted[0], 0.7, 0, 4 * args.batch_size, args.seed
-    )
-    weights = tokenizer.landmark_weights[:, None]
+def landmark_loss(tokenizer: VisualTokenizerModel, codes: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The tokenizer's, of expressions: all landmarks, lip gaps, mouth widths."""
+    expression = tokenizer.expression(codes).float()
+    loss = ((expression - wanted).abs() * tokenizer.landmark_weights[:, None]).mean()
+    loss = loss + (lip_gaps(expression) - lip_gaps(wanted)).abs().mean()
+    return loss + WIDTH_WEIGHT * (mouth_widths(expression) - mouth_widths(wanted)).abs().mean()
 
-    def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+
+def frame_stages(model: AvatarSyncModel, clips: list[Clip], references: torch.Tensor, args) -> list[Stage]:
+    """Interpolation and lips, between the keyframes that are predicted told `references`."""
+    tokenizer, (learn, judge) = model.visual_tokenizer, split_clips(clips)
+    keyframes, judged = (predict(model, part, references) for part in (learn, judge))
+    count = FRAMES_A_CLIP * args.batch_size
+    batches = FrameBatches(learn, real_keyframes(tokenizer, learn), keyframes, PREDICTED_SHARE, 0, count, args.seed)
+
+    def interpolation_loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         true = batch.pop("expressions")
-        result = interpolation(**batch)
-        expression = tokenizer.expression(result.codes[:, 0])
-        landmarks = ((expression - true).abs() * weights).mean()
-        widths = (mouth_widths(expression) - mouth_widths(true)).abs().mean()
-        return result.loss + 20 * landmarks + 20 * widths
+        result = model.interpolation(**batch)
+        return result.loss + 20 * landmark_loss(tokenizer, result.codes[:, 0], true)
 
-    @torch.no_grad()
+    def lips_loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        true, own = batch.pop("expressions"), batch["labels"][:, 0]
+        with torch.no_grad():
+            spoken = model.interpolation(**batch).codes[:, 0]
+        return 100 * (landmark_loss(tokenizer, own, true) + landmark_loss(tokenizer, spoken, true))
+
     def validate() -> float:
-        codes = []
-        for clip, own in zip(judge, predicted[1], strict=True):
-            left, right, t, interval = (torch.from_numpy(values) for values in where_frames_lie(clip))
-            start, end = own[left].to(model.device), own[right].to(model.device)
-            units = clip.unit_ids[left].to(model.device), clip.unit_ids[right].to(model.device)
-            times = t.float().to(model.device)[:, None]
-            codes.append(interpolation(start, end, *units, interval.float().to(model.device), times).codes[:, 0])
-        return lip_error(model, judge, codes)
+        return speaking_error(model, judge, judged)
 
-    return Stage(
-        "interpolation: how they get there",
-        INTERPOLATION,
-        batches,
-        loss,
-        args.interpolation_steps,
-        args.interpolation_learning_rate,
-        validate,
-    )
+    steps, rate = args.interpolation_steps, args.interpolation_learning_rate
+    return [
+        Stage("interpolation: own movements", INTERPOLATION, batches, interpolation_loss, steps, rate, validate),
+        Stage("expression decoder: own lips", LIPS, batches, lips_loss, steps, rate, validate),
+    ]

@@ -81,7 +81,8 @@ def lit_like(interior: torch.Tensor, mouth: torch.Tensor, own: torch.Tensor, oth
     cast = (torch.tensor(SKIN_CHROMA, device=own.device) * other_level / other) ** 0.7
     interior = interior * (light * cast)[:, :, None, None]
     grey = interior.mean(1, keepdim=True)
-    level = (grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1)
+    # At least 1, for a driver whose lips are closed: nothing is inside.
+    level = ((grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1)).clamp_min(1)
     # Teeth are what is bright in a mouth, and teeth are nearly grey.
     bright = ((grey - 0.8 * level) / (0.5 * level)).clamp(0, 1)
     colour = (interior - grey) * (1 - TEETH_GREYNESS * bright)
@@ -128,7 +129,6 @@ def reenact(
     interior = interior.clamp(0, 255) * (1 - teeth) + portraits * teeth
     opacity = soften(mouth, EDGE_SOFTNESS * size)
     pictures = pictures * (1 - opacity) + interior * opacity
-    line = lip_line((before / side), (after / side), side)
     line = F.pad(lip_line(portrait_landmarks, target, size), (margin,) * 4)
     pictures = darken(pictures, line, 0.0)
     return pictures.clamp(0, 255), target

@@ -1,9 +1,12 @@
-"""Published weights of feature networks → one safetensors file that `load_perceptual` or `load_face_embedding` reads.
+"""Published weights of feature networks → one safetensors file that the package's loaders read.
 
     python training/convert_feature_weights.py lpips vgg16-397923af.pth vgg.pth --out lpips_vgg16.safetensors
     python training/convert_feature_weights.py lpips lpips_sq.onnx --out lpips_squeezenet.safetensors
     python training/convert_feature_weights.py arcface backbone.pth --out arcface_r50.safetensors
     python training/convert_feature_weights.py facenet512 20180402-114759-vggface2.pt --out facenet512.safetensors
+    python training/convert_feature_weights.py inception pt_inception-2015-12-05-6726825d.pth --out fid.safetensors
+    python training/convert_feature_weights.py i3d i3d_pretrained_400.pt --out i3d.safetensors
+    python training/convert_feature_weights.py syncnet syncnet_v2.model --out syncnet_v2.safetensors
 
 Several inputs are joined: torchvision's trunk and LPIPS's linear heads. Of pickled files tensors alone are read, no
 code is run. The result is loaded once before it is kept, so that a wrong file is refused here.
@@ -18,12 +21,23 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import load_file, save_file
 
+from avatarsync.distribution_features import INCEPTION_CLASSIFIER, load_clip_features, load_picture_features
 from avatarsync.errors import AvatarSyncError, InvalidArgumentError, MissingDependencyError, ModelLoadError
 from avatarsync.feature_networks.weight_files import COUNTER, existing_file
 from avatarsync.identity import CLASSIFIERS, KINDS, load_face_embedding
 from avatarsync.perceptual import canonical_tensors, load_perceptual
+from avatarsync.sync import load_sync_network
 
-NETWORKS = ("lpips", *(kind for kind in KINDS if kind != "dlib"))
+FACES = tuple(kind for kind in KINDS if kind != "dlib")
+LOADERS = {
+    "lpips": lambda path: load_perceptual(path),
+    **{kind: lambda path, kind=kind: load_face_embedding(f"{kind}:{path}") for kind in FACES},
+    "inception": lambda path: load_picture_features(f"inception:{path}"),
+    "i3d": lambda path: load_clip_features(f"i3d:{path}"),
+    "syncnet": lambda path: load_sync_network(f"syncnet:{path}"),
+}
+# Layers that only name classes, by network; I3D's are what FVD compares.
+LEFT_OUT = {**dict.fromkeys(FACES, CLASSIFIERS), "inception": (INCEPTION_CLASSIFIER,)}
 
 
 def read_onnx(path: Path) -> dict[str, torch.Tensor]:
@@ -59,8 +73,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelLoadError(f"{path} holds a {type(state).__name__}: expected a state dict, names and tensors.")
-    # "module." is what data-parallel training puts in front.
-    return {re.sub(r"^module\.", "", name): value for name, value in state.items()}
+    # "module." is what data-parallel training puts in front, "__S__." what SyncNet's wrapper does.
+    return {re.sub(r"^(module|__S__)\.", "", name): value for name, value in state.items()}
 
 
 def convert(network: str, inputs: list[Path], out: Path) -> str:
@@ -81,13 +95,13 @@ def convert(network: str, inputs: list[Path], out: Path) -> str:
         tensors = {
             name: value
             for name, value in tensors.items()
-            if not name.startswith(CLASSIFIERS) and not name.endswith(COUNTER)
+            if not name.startswith(LEFT_OUT.get(network, ())) and not name.endswith(COUNTER)
         }
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     try:
         save_file({name: value.float().contiguous() for name, value in tensors.items()}, partial)
-        loaded = load_perceptual(partial) if network == "lpips" else load_face_embedding(f"{network}:{partial}")
+        loaded = LOADERS[network](partial)
         partial.rename(out)
     except ModelLoadError as error:
         # The user knows the inputs, not the file under way.
@@ -99,7 +113,7 @@ def convert(network: str, inputs: list[Path], out: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("network", choices=LOADERS)
     parser.add_argument("inputs", nargs="+", type=Path, help=".pth, .pt, .onnx or .safetensors")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     arguments = parser.parse_args()

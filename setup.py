@@ -27,6 +27,7 @@ requirements = [
 # Weight files of feature networks and nothing else: they bring no torchvision (docs/feature_networks.md).
 feature_weights = ["face-recognition-models>=0.3", "stlpips-pytorch>=0.0.2"]
 adapter = ["peft>=0.20"]  # transformers loads adapters with no older one
+evaluation = ["evaluate>=0.4.3", "matplotlib>=3.8", *feature_weights]
 # What the training scripts cannot do without; the tests run them.
 training = ["accelerate>=1.2", "datasets>=4.0", "diffusers>=0.32", "matplotlib>=3.8", *adapter, *feature_weights]
 
@@ -34,11 +35,11 @@ extras = {
     "adapter": adapter,
     "train": [*training, "deepspeed>=0.16", "mediapipe>=0.10.30", "tensorboard>=2.17"],
     "demo": ["gradio>=6.31,<7", *adapter],
-    "eval": ["evaluate>=0.4.3", "matplotlib>=3.8", "onnxruntime>=1.18", "torchmetrics>=1.6", *feature_weights],
+    "eval": [*evaluation, "onnxruntime>=1.18"],
     # Speech recognisers from the Hub whose tokenizers phonemise text ask for this GPL-3 package.
     "align": ["phonemizer>=3.3"],
     "cuda": ["mamba-ssm>=2.2.4"],
-    "test": [*training, "pytest>=8.0", "ruff>=0.9", "selenium>=4.20", "setuptools>=77"],
+    "test": [*training, *evaluation, "pytest>=8.0", "ruff>=0.9", "selenium>=4.20", "setuptools>=77"],
 }
 
 setup(

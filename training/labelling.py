@@ -12,7 +12,6 @@ from speech_pieces import clip_phonemes, cut_at_silences, visual_units
 from sync_check import check_sync
 from transcripts import edge_differences, read_transcript, track_words
 from upscaling import Upscale, crop_upscaled
-from video_frames import VideoClock, read_clock, read_frames
 
 from avatarsync.data.dataset import encode_image, encode_points
 from avatarsync.errors import (
@@ -36,6 +35,7 @@ from avatarsync.image_processing_face import (
 from avatarsync.phonemes import SILENCE, PhonemeTrack, VisualMapping, listen, load_audio
 from avatarsync.phonemes.audio import to_mono
 from avatarsync.video import load_image
+from avatarsync.video_frames import VideoClock, read_clock, read_frames
 
 MIN_SECONDS = 0.8
 MIN_TRACKED = 0.95  # share of the frames in which a face is found

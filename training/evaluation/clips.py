@@ -7,7 +7,6 @@ from pathlib import Path
 import av
 import numpy as np
 from transcripts import find_transcript, read_transcript
-from video_frames import read_clock, read_frames
 
 from avatarsync import AvatarSyncPipeline
 from avatarsync.errors import DatasetError, InvalidFrameRateError
@@ -19,6 +18,7 @@ from avatarsync.image_processing_face import (
     warp_image,
 )
 from avatarsync.metrics import best_lag, gain, inner_lip_gap, mouth_width, pearson, psnr, sharpness_ratio
+from avatarsync.video_frames import read_clock, read_frames
 
 from .identity import Identity
 from .landmarks import FaceTrack, Landmarker, track_faces

@@ -20,7 +20,6 @@ from layouts import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Source
 from speech_pieces import cut_at_silences
 from tqdm import tqdm
 from transcripts import find_transcript
-from video_frames import VideoClock, read_frames
 
 from avatarsync import FaceAlignerModel
 from avatarsync.data import dataset
@@ -33,6 +32,7 @@ from avatarsync.errors import (
 )
 from avatarsync.identity import FaceEmbedding
 from avatarsync.video import load_image
+from avatarsync.video_frames import VideoClock, read_frames
 
 MIN_SECONDS, MIN_PICTURES = 5.0, 5
 USABLE_SHARE = 0.6  # of the least footage: what is damaged or without a face is left out

@@ -5,9 +5,9 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from video_frames import read_clock, read_frames
 
 from avatarsync.errors import InvalidFrameRateError
+from avatarsync.video_frames import read_clock, read_frames
 
 STEP = 8  # grey levels from one frame to the next
 

@@ -29,7 +29,15 @@ feature_weights = ["face-recognition-models>=0.3", "stlpips-pytorch>=0.0.2"]
 adapter = ["peft>=0.20"]  # transformers loads adapters with no older one
 evaluation = ["evaluate>=0.4.3", "matplotlib>=3.8", *feature_weights]
 # What the training scripts cannot do without; the tests run them.
-training = ["accelerate>=1.2", "datasets>=4.0", "diffusers>=0.32", "matplotlib>=3.8", *adapter, *feature_weights]
+training = [
+    "accelerate>=1.2",
+    "datasets>=4.0",
+    "diffusers>=0.32",
+    "matplotlib>=3.8",
+    "pypinyin>=0.50",
+    *adapter,
+    *feature_weights,
+]
 
 extras = {
     "adapter": adapter,

@@ -1,4 +1,5 @@
-"""Frames of a generated video on one picture, with the visual unit and the phoneme that is spoken under each.
+"""Frames of a generated video on one picture, with the visual unit and the phoneme that is spoken under each, and for
+Mandarin the syllable in pinyin (the paper's Figure 6).
 
     python training/contact_sheet.py --text "Hello, it is good to see you." --out sheet.png
     python training/contact_sheet.py --image face.jpg --text "你好" --language cmn --out sheet.png
@@ -12,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pinyin_syllables import pinyin_of
 from skimage.data import astronaut
 
 from avatarsync import AvatarSyncPipeline
@@ -35,12 +37,16 @@ def main() -> None:
     mapping = talk.processor.mapping
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 11)  # has IPA
     speech = talk.speak(args.text, args.language)
+    labels = [f"{mapping.unit(phoneme.symbol)}  {phoneme.symbol}" for phoneme in speech.track]
+    if args.language == "cmn":
+        syllables = pinyin_of(args.text, speech.track)
+        labels = [f"{label}  {syllable}" for label, syllable in zip(labels, syllables, strict=True)]
     rows = []
     for portrait in [load_image(path) for path in args.image] if args.image else [astronaut()]:
         matrix = pose_driven_matrix(talk.model.face_aligner.align(portrait).landmarks, args.tile)
         frames = list(talk.stream(portrait, speech=speech, motion="still", blink=False))
         tiles = []
-        for phoneme in speech.track:
+        for phoneme, label in zip(speech.track, labels, strict=True):
             frame = frames[min(len(frames) - 1, round((phoneme.start + phoneme.end) / 2 * 25))]
             if args.whole:
                 tile = Image.fromarray(frame)
@@ -49,9 +55,7 @@ def main() -> None:
                 tile = Image.fromarray(warp_image(frame, matrix, args.tile))
             labelled = Image.new("RGB", (tile.width, tile.height + 16), "white")
             labelled.paste(tile, (0, 0))
-            ImageDraw.Draw(labelled).text(
-                (4, tile.height + 1), f"{mapping.unit(phoneme.symbol)}  {phoneme.symbol}", font=font, fill="black"
-            )
+            ImageDraw.Draw(labelled).text((4, tile.height + 1), label, font=font, fill="black")
             tiles.append(np.array(labelled))
         blank = np.full_like(tiles[0], 255)
         while len(tiles) % args.columns:

@@ -1,4 +1,4 @@
-"""The command line: `avatarsync generate | align | info | demo`.
+"""The command line: `avatarsync generate | align | evaluate | info | demo`.
 
 Everything goes through the pipeline that Python users call. Bad input ends in one line on stderr and exit status 2,
 Ctrl-C in 130; no half-written file is left behind. Heavy imports wait until the arguments are known to be good.
@@ -44,6 +44,21 @@ ALIGN_EXAMPLES = """\
 examples:
   avatarsync align --audio speech.wav --transcript "what is said" -o speech.TextGrid
   avatarsync align --text "Hello." --format textgrid"""
+
+EVALUATE_EXAMPLES = """\
+clips are found by name: NAME.mp4, the real video; beside it, where they exist, NAME.wav (else the video's own sound),
+NAME.png (the portrait, else the first frame), NAME.txt (what is said), NAME.json or NAME.TextGrid (timed phonemes)
+
+examples:
+  let the model say what real people said, from one frame of them, and compare
+    avatarsync evaluate clips -o report --plots
+  the same, beside what two other systems made of these clips (hallo/NAME.mp4, echomimic/NAME.mp4)
+    avatarsync evaluate clips -o report --against hallo echomimic
+  compare videos that were generated already: pairs/generated/NAME.mp4 with pairs/real/NAME.mp4
+    avatarsync evaluate pairs -o report
+  the published networks (docs/feature_networks.md says how their files are converted)
+    avatarsync evaluate clips -o report --lpips lpips_squeezenet.safetensors --fid inception:fid.safetensors \\
+      --fvd i3d:i3d.safetensors --sync syncnet:syncnet_v2.safetensors --identity arcface:arcface_r50.safetensors"""
 
 LICENCES = (
     ("avatarsync", "Apache-2.0"),
@@ -125,6 +140,30 @@ def _build_parser() -> argparse.ArgumentParser:
     align.set_defaults(track=None)
     add_speech(align)
     add_model(align)
+
+    evaluate = command(
+        "evaluate", _evaluate, "measure a model, or generated videos, against real ones", EVALUATE_EXAMPLES
+    )
+    evaluate.add_argument("folder", metavar="FOLDER", help="clips, or pairs in subfolders real and generated")
+    evaluate.add_argument("-o", "--output", metavar="OUT", required=True, help="new folder for the report")
+    evaluate.add_argument("--against", metavar="DIR", nargs="+", default=[], help="other systems' videos of the clips")
+    evaluate.add_argument("--limit", metavar="N", type=int, help="at most so many clips, the first by name")
+    evaluate.add_argument("--language", metavar="L", default="en-us", help="of the transcripts (default: en-us)")
+    evaluate.add_argument("--plots", action="store_true", help="draw the opening of the lips, generated over real")
+    networks = evaluate.add_argument_group("what looks at them (none: not measured)")
+    networks.add_argument(
+        "--lpips", metavar="N", default="st-lpips-alexnet", help="st-lpips-alexnet, st-lpips or the path of LPIPS v0.1"
+    )
+    networks.add_argument("--fid", metavar="N", default="st-lpips-alexnet", help="inception:PATH, or names as --lpips")
+    networks.add_argument("--fvd", metavar="N", default="st-lpips-alexnet", help="i3d:PATH, or names as --lpips")
+    networks.add_argument("--sync", metavar="N", default="expert", help="syncnet:PATH, expert or expert:FOLDER")
+    networks.add_argument(
+        "--identity",
+        metavar="N",
+        default="dlib",
+        help="dlib, arcface:PATH, facenet:PATH, facenet512:PATH, vgg-face:PATH",
+    )
+    add_model(evaluate)
 
     add_model(command("info", _info, "show the model, its size, the licences and the device"))
 
@@ -237,6 +276,26 @@ def _align(args: argparse.Namespace) -> None:
         track.save(args.output)
     else:
         print(track.to_textgrid() if args.format == "textgrid" else track.to_json())
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from avatarsync.evaluation import Networks, evaluate, find_material
+    from avatarsync.evaluation.material import check_new_folder
+    from avatarsync.evaluation.report import check_plots
+    from avatarsync.phonemes.text import resolve_language
+
+    output = check_new_folder(args.output)
+    material = find_material(args.folder, args.against, args.limit, need_sound=args.sync != "none")
+    if args.model is not None and not material.generate:
+        raise InvalidArgumentError("pairs are compared as they are: leave out --model")
+    resolve_language(args.language)
+    if args.plots:
+        check_plots()
+    networks = Networks.load(args.lpips, args.fid, args.fvd, args.sync, args.identity)
+    talk = _load_pipeline(args) if material.generate else None
+    report = evaluate(material, output, networks, talk, args.language, args.plots, args.device)
+    print(report)
+    print(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 
 def _demo(args: argparse.Namespace) -> None:

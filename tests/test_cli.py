@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from skimage.data import astronaut
 from avatarsync.cli import main
 from avatarsync.phonemes import Phoneme, PhonemeTrack
 from avatarsync.version import __version__
+from avatarsync.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +45,7 @@ def probe(path):
         return stream.frames, stream.average_rate, len(container.streams.audio)
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["align"], ["info"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["align"], ["evaluate"], ["info"], ["demo"]])
 def test_help_names_every_option(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
@@ -53,10 +55,14 @@ def test_help_names_every_option(command, capsys):
         "generate": "--image --text --audio --transcript --track --output --language --fps --seed --save-track"
         " --face-box --face-index --motion --no-blink --voice --model --device --force",
         "align": "--audio --text --transcript --language --voice --output --format --force --model --device",
+        "evaluate": "--output --against --limit --language --plots --lpips --fid --fvd --sync --identity --model"
+        " --device real generated NAME.wav NAME.txt",
         "info": "--model --device",
         "demo": "--output --force --model --device",
     }
-    for word in expected[command[0]].split() if command else ("generate", "align", "info", "demo", "synthetic"):
+    for word in (
+        expected[command[0]].split() if command else ("generate", "align", "evaluate", "info", "demo", "synthetic")
+    ):
         assert word in text
 
 
@@ -102,6 +108,18 @@ GENERATE = ["generate", "--image", "FACE"]
         (["align", "--text", "Hello", "-o", "a.srt"], ".json"),
         (["align", "--text", "Hello", "--format", "srt"], "--format"),
         (["demo", "-o", "old.mp4"], "--force"),
+        (["evaluate", "clips"], "--output"),
+        (["evaluate", "missing", "-o", "new"], "missing is not a folder"),
+        (["evaluate", "clips", "-o", "clips"], "exists already"),
+        (["evaluate", "clips", "-o", "missing/new"], "create it"),
+        (["evaluate", "empty", "-o", "new"], "no videos"),
+        (["evaluate", "clips", "-o", "new"], "old.mp4 cannot be read"),
+        (["evaluate", "speech", "-o", "new", "--limit", "0"], "--limit 0"),
+        (["evaluate", "speech", "-o", "new", "--against", "empty"], "no video grey"),
+        (["evaluate", "pairs", "-o", "new", "--model", "any"], "leave out --model"),
+        (["evaluate", "speech", "-o", "new", "--lpips", "none", "--fid", "resnet"], "'resnet' is no network"),
+        (["evaluate", "speech", "-o", "new", "--lpips", "missing.safetensors"], "missing.safetensors"),
+        (["evaluate", "speech", "-o", "new", "--language", "klingonese"], "klingonese"),
         # From here on the model is asked.
         ([*GENERATE, "-o", "a.mp4", "--text", ""], "empty"),
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--language", "klingonese"], "klingonese"),
@@ -123,6 +141,13 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, message, portrait, t
     Path("overlap.json").write_text(json.dumps(overlap))
     soundfile.write("silent.wav", np.zeros(16000), 16000)
     Image.new("RGB", (256, 256), (127, 127, 127)).save("grey.png")
+    for folder in ("empty", "clips", "speech", "pairs/real", "pairs/generated"):
+        Path(folder).mkdir(parents=True)
+    Path("clips/old.mp4").write_bytes(b"old")
+    with VideoWriter("speech/grey.mp4", 25, 32, 32, np.zeros(16000, np.float32), 16000) as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    for part in ("real", "generated"):
+        shutil.copy("speech/grey.mp4", f"pairs/{part}/grey.mp4")
     before = set(os.listdir())
     try:
         status = main([portrait if argument == "FACE" else argument for argument in arguments])

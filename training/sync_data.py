@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soxr
 import torch
 from numbered_batches import NumberedBatches
 from tqdm import tqdm
@@ -14,9 +13,8 @@ from avatarsync.data.dataset import Rows
 from avatarsync.errors import DatasetError, InvalidAudioError
 from avatarsync.image_processing_face import warp_image
 from avatarsync.modeling_sync_expert import CEPSTRA_PER_FRAME
-from avatarsync.phonemes.audio import load_audio, to_mono
-from avatarsync.speech_cepstra import HOP, SAMPLING_RATE, WINDOW, speech_cepstra
-from avatarsync.sync import FPS, LUMA, SAMPLES_PER_FRAME, mouth_matrices
+from avatarsync.speech_cepstra import HOP, WINDOW, speech_cepstra
+from avatarsync.sync import FPS, LUMA, mouth_matrices, read_sound
 
 MARGIN = 4  # pixels about the mouth crop, for shifts
 PIECE = re.compile(r"/\d{3}$")  # of a long video: where it begins in the sound is not in the dataset
@@ -37,17 +35,6 @@ class SyncClip:
 
     def __len__(self) -> int:
         return len(self.mouths)
-
-
-def read_sound(path: Path, num_frames: int) -> np.ndarray:
-    """Mono sound of `num_frames` frames at 16 kHz, silence where the file is shorter.
-
-    Raises:
-        InvalidAudioError: it cannot be read.
-    """
-    audio, rate = load_audio(path)
-    audio = soxr.resample(to_mono(audio), rate, SAMPLING_RATE)[: num_frames * SAMPLES_PER_FRAME]
-    return np.pad(audio, (0, num_frames * SAMPLES_PER_FRAME - len(audio))).astype(np.float32)
 
 
 def load_sync_clips(rows: Rows, sources: list[str], videos: Path, side: int, shortest: int) -> list[SyncClip]:

@@ -13,6 +13,7 @@ network that stands in for FID's, FVD's or SyncNet's never makes a figure of tha
 from pathlib import Path
 
 from ...errors import InvalidArgumentError
+from . import hugging_face_evaluate  # noqa: F401  before the others: it says which extra is missing
 from .closure import Closure, closure_moments
 from .fid import FID
 from .flicker import Flicker

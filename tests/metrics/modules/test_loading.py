@@ -76,3 +76,10 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(metadata, "distribution", missing)
     with pytest.raises(MissingDependencyError, match=r"avatarsync\[eval\]"):
         hugging_face_evaluate._import()
+
+
+def test_importing_the_modules_names_the_extra_too():
+    """datasets, which comes with evaluate, would be missed first."""
+    code = "import sys; sys.modules['datasets'] = sys.modules['evaluate'] = None; import avatarsync.metrics.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert "MissingDependencyError" in result.stderr.splitlines()[-1] and "avatarsync[eval]" in result.stderr

@@ -12,6 +12,7 @@ from avatarsync.metrics.modules import Sync
 from avatarsync.modeling_sync_expert import SyncExpertConfig, SyncExpertModel
 from avatarsync.speech_cepstra import speech_cepstra
 from avatarsync.sync import (
+    EXPERT_FOLDER,
     MAX_OFFSET,
     SyncExpert,
     SyncNetV2,
@@ -263,6 +264,18 @@ def test_the_expert_is_loaded_from_a_folder_under_its_name(tmp_path):
     assert network.figures[0] == "sync distance/AvatarSync sync expert (mine)"
     assert network.model.config.accuracy == 0.5 and next(network.parameters()).dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_the_bundled_expert_is_small_and_says_how_good_it_is():
+    network = load_sync_network()
+    assert network.figures == ("sync distance/AvatarSync sync expert", "sync confidence/AvatarSync sync expert")
+    assert 0.9 < network.accuracy <= 1 and next(network.parameters()).dtype == torch.float32
+    assert (EXPERT_FOLDER / "model.safetensors").stat().st_size < 1_500_000
+    with torch.no_grad():
+        seen = network.embed_mouth(torch.randint(0, 256, (2, 5, 48, 48, 3), dtype=torch.uint8))
+        heard = network.embed_sound(torch.from_numpy(speech_cepstra(clip(8)[1])[None, :20]))
+    for vectors in (seen, heard):
+        torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(vectors)))
 
 
 def test_other_names_and_files_are_refused(tmp_path):

@@ -187,14 +187,18 @@ def _check_speech_options(args: argparse.Namespace) -> None:
         raise InvalidArgumentError("--voice is the speaker of a text: give it with --text")
 
 
-def _load_pipeline(args: argparse.Namespace):
+def _silence_transformers() -> None:
     from transformers.utils import logging
-
-    from avatarsync import AvatarSyncPipeline
 
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+
+
+def _load_pipeline(args: argparse.Namespace):
+    from avatarsync import AvatarSyncPipeline
+
+    _silence_transformers()
     return AvatarSyncPipeline.from_pretrained(args.model, device=args.device)
 
 
@@ -291,6 +295,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     resolve_language(args.language)
     if args.plots:
         check_plots()
+    _silence_transformers()
     networks = Networks.load(args.lpips, args.fid, args.fvd, args.sync, args.identity)
     talk = _load_pipeline(args) if material.generate else None
     report = evaluate(material, output, networks, talk, args.language, args.plots, args.device)

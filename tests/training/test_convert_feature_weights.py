@@ -4,8 +4,11 @@ from convert_feature_weights import convert, main
 from safetensors.torch import load_file
 
 from avatarsync.errors import InvalidArgumentError, ModelLoadError
+from avatarsync.feature_networks.i3d import I3D
 from avatarsync.feature_networks.inception_resnet import InceptionResNetV1
+from avatarsync.feature_networks.inception_v3 import InceptionV3
 from avatarsync.feature_networks.perceptual_trunks import LPIPS_ALEXNET, LPIPS_SQUEEZENET
+from avatarsync.feature_networks.syncnet import SyncNet
 from avatarsync.perceptual import LPIPSDistance, load_perceptual
 
 
@@ -54,6 +57,23 @@ def test_checkpoints_of_data_parallel_training_and_classifiers(tmp_path):
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, source)
     assert convert("facenet512", [source], out) == "FaceNet512 (InceptionResnetV1)"
     assert set(load_file(out)) == set(state) - {"logits.weight", "conv2d_1a.bn.num_batches_tracked"}
+
+
+def test_the_networks_of_evaluation(tmp_path):
+    """SyncNet inside its wrapper; Inception-v3 with its classifier; I3D whose class scores are what is compared."""
+    syncnet = {f"__S__.{name}": value for name, value in SyncNet().state_dict().items()}
+    inception = InceptionV3().state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    for network, state, name in (
+        ("syncnet", syncnet, "SyncNet v2"),
+        ("inception", inception, "Inception-v3 (2015-12-05)"),
+        ("i3d", I3D().state_dict(), "I3D (Kinetics-400)"),
+    ):
+        source, out = tmp_path / network, tmp_path / f"{network}.safetensors"
+        torch.save(state, source)
+        assert convert(network, [source], out) == name
+        source.unlink()
+    assert "logits.conv3d.weight" in load_file(tmp_path / "i3d.safetensors")
+    assert not any(name.startswith("fc.") for name in load_file(tmp_path / "inception.safetensors"))
 
 
 @pytest.mark.parametrize("content", ["other tensors", "code", "damaged", "no state dict"])

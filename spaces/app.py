@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default=os.environ.get("AVATARSYNC_MODEL"), help="folder or Hub id of a model")
     parser.add_argument("--device", default=os.environ.get("AVATARSYNC_DEVICE", "cpu"), help="cpu, cuda … (cpu)")
     parser.add_argument(
-        "--adapters", default=os.environ.get("AVATARSYNC_ADAPTERS"), help="folder whose subfolders are adapters"
+        "--adapters", default=os.environ.get("AVATARSYNC_ADAPTERS"), help="an adapter, or a folder of them"
     )
     parser.add_argument("--host", default=None, help="address to serve on; 0.0.0.0 is all (default: this computer)")
     parser.add_argument("--port", type=int, default=None, help="port to serve on (default: the first free from 7860)")
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         try:
             talk = AvatarSyncPipeline.from_pretrained(args.model, device=args.device)
+            studio = Studio(talk, find_adapters(args.adapters))
         except AvatarSyncError as error:
             sys.exit(f"avatarsync: error: {error}")
         try:
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit('avatarsync: error: the demo needs gradio: pip install "avatarsync[demo]"')
         examples = Path(folder) / "examples"
         examples.mkdir()
-        Demo(Studio(talk, find_adapters(args.adapters)), examples).launch(server_name=args.host, server_port=args.port)
+        Demo(studio, examples).launch(server_name=args.host, server_port=args.port)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ class Demo:
             [BASE, *self.studio.adapters],
             value=BASE,
             label="Identity",
-            info="An adapter that was fine-tuned on one person.",
+            info="Fine-tuned on one person: use a portrait of the same one.",
             visible=bool(self.studio.adapters),
             elem_id="identity",
         )
@@ -195,7 +195,7 @@ class Demo:
             buttons=[],
             elem_id="video",
         )
-        self.status = gr.HTML(status("Choose a portrait, say what to say, and press Speak."), elem_id="status")
+        self.status = gr.HTML(status("Choose a portrait, write what it says, and press Speak."), elem_id="status")
         with gr.Row():
             self.downloads = [
                 gr.DownloadButton(label, interactive=False, size="md", min_width=90, elem_id=f"download-{name}")

@@ -24,12 +24,11 @@ from segments import TransportStream, VideoFormat, encode_segment, write_mp4
 from timeline import from_rows, round_track
 
 from avatarsync import AvatarSyncPipeline, PhonemeTrack, Speech
-from avatarsync.errors import AvatarSyncError, FaceNotFoundError, InvalidImageError, MultipleFacesError
+from avatarsync.adapters import CONFIG_FILE
+from avatarsync.errors import AdapterError, AvatarSyncError, FaceNotFoundError, InvalidImageError, MultipleFacesError
 from avatarsync.outputs import Making
 from avatarsync.phonemes import load_audio
 from avatarsync.video import load_image
-
-ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,19 @@ class Studio:
     Args:
         talk: the pipeline.
         adapters: folders of adapters by name.
+
+    Raises:
+        AdapterError, MissingDependencyError: one of the adapters cannot be used with this pipeline.
     """
 
     talk: AvatarSyncPipeline
     adapters: dict[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self):
+        # All at once, some tens of milliseconds each: what is wrong with one is for who starts the demo, not visitors.
+        for name, folder in self.adapters.items():
+            self.talk.load_identity(folder, name=name)
+        self._wear(None)
 
     def read_portrait(self, path: str | os.PathLike | None) -> np.ndarray:
         """The pixels `(H, W, 3) uint8` of an uploaded picture, no larger than the demo renders.
@@ -225,17 +233,22 @@ class Studio:
         """Speak as an adapter, or as the base."""
         if identity is not None and identity not in self.adapters:
             raise LimitError("This identity is not offered here: choose one of the list.")
-        if identity is not None and identity not in self.talk.identities:
-            self.talk.load_identity(self.adapters[identity], name=identity)
-        elif self.adapters:
-            self.talk.set_identity(identity)
+        self.talk.set_identity(identity)
 
 
 def find_adapters(folder: str | os.PathLike | None) -> dict[str, Path]:
-    """Adapters in the subfolders of a folder, by the subfolder's name; none where there is no folder."""
-    if folder is None or not Path(folder).is_dir():
+    """Adapters by the names of their folders: the subfolders of a folder, or that itself; none without a folder.
+
+    Raises:
+        AdapterError: there is no such folder, or no adapter in it.
+    """
+    if not folder:
         return {}
-    return {path.parent.name: path.parent for path in sorted(Path(folder).glob(f"*/{ADAPTER_FILE}"))}
+    folder = Path(folder).resolve()
+    files = [*folder.glob(CONFIG_FILE), *sorted(folder.glob(f"*/{CONFIG_FILE}"))]
+    if not files:
+        raise AdapterError(f"{folder} holds no adapter: give one, or a folder whose subfolders are adapters")
+    return {file.parent.name: file.parent for file in files}
 
 
 def sentence(error: AvatarSyncError) -> str:

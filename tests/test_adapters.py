@@ -1,6 +1,7 @@
 """Adapters of a person: on disk, checked against the base, loaded, changed and taken out again."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -103,9 +104,13 @@ def test_identities_speak_differently_and_unloading_brings_the_base_back(talk, a
     assert not any("lora" in name for name, _ in talk.model.named_modules())
 
 
-def test_one_of_two_identities_is_unloaded(talk, adapters, clean):
+def test_one_of_two_identities_is_unloaded(talk, adapters, clean, caplog):
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
     talk.load_identity(adapters[0], name="anna")
     talk.load_identity(adapters[1], name="bert")
+    logger.removeHandler(caplog.handler)
+    assert "MISSING" not in caplog.text  # which transformers calls anna's weights now
     talk.unload_identity("anna")
     assert talk.identity == "bert" and list(talk.identities) == ["bert"]
     with pytest.raises(AdapterError, match="no identity 'anna' is loaded"):

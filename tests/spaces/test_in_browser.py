@@ -142,11 +142,16 @@ class Page:
         from selenium.webdriver.common.keys import Keys
 
         cell = self.find(f'#table [data-testid="cell-{row}-{column}"]')
-        self.script("arguments[0].scrollIntoView({block: 'center'})", cell)
-        ActionChains(self.driver).double_click(cell).perform()
-        box = wait_for(
-            lambda: self.script("return document.querySelector('#table textarea, #table input')"), "the cell"
-        )
+        box = "return document.querySelector('#table textarea, #table input:not([type=file])')"
+
+        def opened():
+            # Again where the page was still scrolling.
+            self.script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", cell)
+            ActionChains(self.driver).double_click(cell).perform()
+            time.sleep(0.3)
+            return self.script(box)
+
+        box = wait_for(opened, "the cell")
         box.send_keys(Keys.CONTROL, "a")
         box.send_keys(str(value), Keys.ENTER)
 

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import rendering_jobs
+import torch
 from example_portraits import save_examples
 from limits import MAX_FILE_BYTES, MAX_SECONDS, MAX_SIDE, LimitError
 from PIL import Image
@@ -14,7 +15,9 @@ from skimage.data import astronaut, coffee
 from timeline import to_rows
 
 from avatarsync import AvatarSyncPipeline, PhonemeTrack
+from avatarsync.adapters import PersonReferences, base_digest
 from avatarsync.errors import (
+    AdapterError,
     AvatarSyncError,
     FaceNotFoundError,
     InvalidAudioError,
@@ -22,6 +25,7 @@ from avatarsync.errors import (
     InvalidTrackError,
     UnknownLanguageError,
 )
+from avatarsync.face_mesh import neutral_landmarks
 from avatarsync.video import PROVENANCE
 
 
@@ -33,6 +37,25 @@ def studio():
 @pytest.fixture(scope="module")
 def portrait():
     return np.ascontiguousarray(astronaut()[20:180, 140:300])
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """Random LoRA weights: what they make of a face is strange, but another face's."""
+    peft = pytest.importorskip("peft")
+    model, folder = AvatarSyncPipeline.from_pretrained().model, tmp_path_factory.mktemp("adapters") / "anna"
+    digest = base_digest(model)
+    torch.manual_seed(0)
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["visual_tokenizer.expression_decoder.basis"]), "made")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    model.save_pretrained(folder)
+    size = model.config.visual_tokenizer_config.crop_size
+    pixels, neutral = torch.zeros(1, 3, size, size, dtype=torch.uint8), neutral_landmarks()
+    PersonReferences(pixels, neutral[None].clone(), neutral, digest, "the bundled weights").save(folder)
+    return folder
 
 
 def run(steps):
@@ -186,12 +209,41 @@ def test_errors_are_sentences_of_the_page(studio, tmp_path):
         studio.speak("…!?", "en-us", None)
 
 
-def test_adapters_are_found_and_others_refused(studio, portrait, tmp_path):
+def test_adapters_are_found(tmp_path):
     for name in ("anna", "ben"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text("{}")
     (tmp_path / "notes").mkdir()
     assert find_adapters(tmp_path) == {"anna": tmp_path / "anna", "ben": tmp_path / "ben"}
-    assert find_adapters(None) == find_adapters(tmp_path / "missing") == {}
-    with pytest.raises(LimitError):
-        next(studio.render(portrait, studio.speak("Yes.", "en-us", None), Choices(identity="../anna")))
+    assert find_adapters(tmp_path / "anna") == {"anna": tmp_path / "anna"}
+    assert find_adapters(None) == find_adapters("") == {}
+    for folder in (tmp_path / "missing", tmp_path / "notes"):
+        with pytest.raises(AdapterError, match="holds no adapter"):
+            find_adapters(folder)
+
+
+def test_an_identity_speaks_and_another_edit_stays_that_identity(portrait, adapter):
+    studio = Studio(AvatarSyncPipeline.from_pretrained(), {"anna": adapter})
+    speech = studio.speak("Yes, it is so good.", "en-us", None)
+    options = {"fps": 10, "blink": False}
+    base, anna = (
+        run(studio.render(portrait, speech, Choices(identity=name, **options)))[2] for name in (None, "anna")
+    )
+    assert base.segments != anna.segments
+    run(studio.render(portrait, speech, Choices(**options)))  # somebody else, in between
+    rows = to_rows(speech.track)
+    rows[1][0] = "m" if rows[1][0] != "m" else "f"
+    _, _, again = run(studio.render_again(anna, rows))
+    rows[1][0] = speech.track[1].symbol
+    _, _, back = run(studio.render_again(again, rows))
+    assert again.segments != anna.segments and back.segments == anna.segments
+    with pytest.raises(LimitError, match="not offered"):
+        next(studio.render(portrait, speech, Choices(identity="../anna")))
+
+
+def test_an_adapter_for_another_base_is_told_when_the_demo_starts(adapter):
+    talk = AvatarSyncPipeline.from_pretrained()
+    with torch.no_grad():
+        talk.model.visual_tokenizer.painter.head.bias[0] += 1
+    with pytest.raises(AdapterError, match="another base|made for the base"):
+        Studio(talk, {"anna": adapter})

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import AvatarSyncError, DatasetError, InvalidArgumentError, OutputError
+from ..errors import AvatarSyncError, DatasetError, InvalidArgumentError, MissingDependencyError, OutputError
 from ..metrics import inner_lip_gap
 from ..metrics.modules.streaming import StreamingMetric
 from ..modeling_avatarsync import AvatarSyncModel
@@ -125,6 +125,8 @@ class _Run:
         for case in tqdm(self.material.cases, desc="clips", unit="clip", disable=None):
             try:
                 measured, openings = self._measure_case(case)
+            except (OutputError, MissingDependencyError):
+                raise  # as wrong for every other clip
             except AvatarSyncError as error:
                 left_out.append(f"left out: {case.name}: {' '.join(str(error).split())}")
                 continue
@@ -145,16 +147,17 @@ class _Run:
         """Metrics of this clip alone, by system, and curves of the lips' opening `(T,)`; the real video's in both."""
         real_landmarks, shape = self._look(case.real, case.own_sound, None)
         sound = None if self.networks.sync is None else read_sound(case.sound, len(real_landmarks))
+        outputs = case.outputs
         if self.material.generate:
             speech = self._speech(case)
-            case.outputs[OURS] = self._generate(case, speech)
+            outputs = {OURS: self._generate(case, speech), **outputs}
             # What a recogniser heard without knowing the words is too rough to say when lips must be shut.
             track = speech.track if case.words_known else None
         else:
             track = self._track(case)
         measured, landmarks = {}, {REAL: real_landmarks}
         for name in self.material.systems:
-            path = case.outputs[name]
+            path = outputs[name]
             landmarks[name], _ = self._look(path, False, shape)
             difference = len(landmarks[name]) - len(real_landmarks)
             if abs(difference) > LENGTH_TOLERANCE * len(real_landmarks):

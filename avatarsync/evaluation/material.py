@@ -76,7 +76,7 @@ def find_material(
     Args:
         against: folders with NAME.mp4 of other systems, each called by its folder's name.
         limit: at most so many clips, the first by name.
-        need_sound: refuse clips that have none.
+        need_sound: refuse pairs that have none; a model needs something to say in any case.
 
     Raises:
         InvalidArgumentError: `limit` below 1, or two systems of one name.
@@ -102,6 +102,7 @@ def find_material(
     videos = _by_stem(real, VIDEOS)
     if not videos:
         raise DatasetError(f"{real} holds no videos ({', '.join(sorted(VIDEOS))}): give a folder of clips")
+    need_sound = need_sound or generated is None
     cases = [_find_case(name, videos[name], need_sound) for name in sorted(videos)[:limit]]
     for system, place in systems.items():
         if place is None:
@@ -153,7 +154,9 @@ def _find_case(name: str, video: Path, need_sound: bool) -> Case:
     has_sound = _check_video(video)
     sound = _beside(video, SOUNDS)
     if sound is None and not has_sound and need_sound:
-        raise DatasetError(f"{video.name} has no sound: put {name}.wav beside it, or measure without (--sync none)")
+        raise DatasetError(
+            f"{video.name} has no sound: put {name}.wav beside it, or measure pairs without (--sync none)"
+        )
     text = video.with_name(f"{name}.txt")
     transcript = None
     if text.is_file():

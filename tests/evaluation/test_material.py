@@ -102,9 +102,15 @@ def test_what_is_wrong_is_named(clips, damage, message):
         find_material(clips, [clips.parent / "hallo"])
 
 
-def test_sound_is_not_needed_where_it_is_not_measured(clips):
+def test_pairs_need_no_sound_where_it_is_not_measured(clips, tmp_path):
     without_sound(clips / "a.mp4")
-    assert len(find_material(clips, need_sound=False).cases) == 2
+    with pytest.raises(DatasetError, match="a.mp4 has no sound"):
+        find_material(clips, need_sound=False)
+    for part in ("real", "generated"):
+        shutil.copytree(clips, tmp_path / "pairs" / part)
+    assert len(find_material(tmp_path / "pairs", need_sound=False).cases) == 2
+    with pytest.raises(DatasetError, match="a.mp4 has no sound"):
+        find_material(tmp_path / "pairs")
 
 
 def test_systems_have_names_of_their_own(clips, tmp_path):

@@ -18,9 +18,10 @@ BIN, NUM_BINS = 1e-4, 10_000  # eye distances; lips that gape by a whole eye dis
 
 def closure_moments(track: PhonemeTrack, num_frames: int, fps: float) -> np.ndarray:
     """The references of `Closure`: of how many bilabials, and of how many silences, each frame is the nearest to the
-    centre; `(num_frames, 2)` int. Frame k is shown at k / fps."""
+    centre; `(num_frames, 2)` int. Frame k is shown at k / fps; what is said after the last frame is not seen."""
     moments = np.zeros((num_frames, len(KINDS)), np.int64)
     for kind, centres in enumerate((bilabial_centres(track), silence_centres(track))):
+        centres = centres[centres < num_frames / fps]
         frames = np.clip(np.rint(centres * fps).astype(int), 0, num_frames - 1)
         np.add.at(moments[:, kind], frames, 1)
     return moments

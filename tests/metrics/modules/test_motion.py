@@ -139,6 +139,8 @@ def test_moments_count_the_nearest_frames():
     moments = closure_moments(track_of(70), 70, 25)
     assert moments.sum(0).tolist() == [3, 1] and np.flatnonzero(moments[:, 0]).tolist() == [5, 25, 55]
     assert np.flatnonzero(moments[:, 1]).tolist() == [35]
+    cut_off = closure_moments(track_of(70), 40, 25)
+    assert cut_off.sum(0).tolist() == [2, 1], "nothing is seen of what is said after the last frame"
 
 
 def hour_in_pieces(metric, **batch):

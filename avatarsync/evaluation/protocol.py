@@ -66,7 +66,7 @@ def describe(
         accuracy = networks.sync.accuracy
         if accuracy is not None:
             protocol["sync"] += (
-                f"; this network tells {accuracy:.0%} of the offsets of held-out clips of its training data within "
+                f"; this network tells {accuracy:.1%} of the offsets of held-out clips of its training data within "
                 "one frame"
             )
     if networks.fid is not None or networks.fvd is not None:

@@ -68,7 +68,7 @@ def test_pairs_beside_another_system(material, tmp_path, capfd):
     assert same["bilabials_count"] == real["bilabials_count"] == 4, "the words beside the real clip are used"
     assert same["bilabials_shut"] == real["bilabials_shut"] and "psnr" not in real
     assert [row["system"] for row in table["per_clip"]] == ["generated", "late", "real"]
-    assert "25% of the offsets" in table["protocol"]["sync"]
+    assert "25.0% of the offsets" in table["protocol"]["sync"]
     assert table["protocol"]["network, identity"] == "none"
     printed, card = capfd.readouterr().out, (out / "README.md").read_text(encoding="utf-8")
     assert "lip opening, lag in frames" in printed and "| lip opening, lag in frames | 0 | +0.00 | +3.00 |" in card

@@ -35,11 +35,11 @@ def wait_for(condition, what, seconds=PATIENCE):
         if value:
             return value
         time.sleep(0.25)
-    pytest.fail(f"waited {seconds} seconds for {what}")
+    pytest.fail(f"waited {seconds} seconds for {what() if callable(what) else what}")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address(tmp_path_factory, adapter):
     """The demo, started as the README says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -48,7 +48,7 @@ def address(tmp_path_factory):
     log = folder / "log.txt"
     environment = {**os.environ, "TMPDIR": str(folder)}
     with log.open("w") as output:
-        command = [sys.executable, str(APP), "--port", str(port)]
+        command = [sys.executable, str(APP), "--port", str(port), "--adapters", str(adapter.parent)]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
     def answers():
@@ -97,7 +97,8 @@ class Page:
         return self.find("#status .card").text
 
     def wait_for_status(self, pattern):
-        return wait_for(lambda: re.search(pattern, self.status()), f"{pattern!r}, the page says {self.status()!r}")
+        told = lambda: f"{pattern!r}, the page says {self.status()!r}"  # noqa: E731
+        return wait_for(lambda: re.search(pattern, self.status()), told)
 
     def upload(self, file, where="#portrait"):
         self.find(f"{where} input[type=file]").send_keys(str(file))
@@ -115,6 +116,13 @@ class Page:
         box = self.find(selector)
         box.send_keys(Keys.CONTROL, "a")
         box.send_keys(text or Keys.DELETE)
+
+    def choose(self, name, label):
+        """An entry of a list."""
+        self.click(f"#{name} input")
+        entry = "return [...document.querySelectorAll('[role=option]')].find(o => o.innerText.includes(arguments[0]))"
+        wait_for(lambda: self.script(entry, label), f"{label} in the list").click()
+        wait_for(lambda: not self.script("return document.querySelector('[role=option]')"), "the list to close")
 
     def consent(self):
         self.click("#consent input")
@@ -251,6 +259,21 @@ def test_a_recording_speaks(page, portrait, tmp_path):
     page.click("#speak")
     page.wait_for_status(r"Drew \d+ frames in")
     wait_for(lambda: page.video("duration") == pytest.approx(speech.duration, abs=0.05), "the whole video")
+
+
+def test_an_identity_speaks(page, portrait):
+    page.upload_portrait(portrait)
+    page.write("#text textarea", "No.")
+    page.consent()
+    films = []
+    for identity in (None, "anna"):
+        if identity is not None:
+            page.choose("identity", identity)
+        page.script("document.querySelector('#status .card').innerText = ''")  # the earlier video's
+        page.click("#speak")
+        page.wait_for_status(r"Drew \d+ frames in")
+        films.append(np.stack(frames_of(page.download("video", ".mp4"))))
+    assert films[0].shape == films[1].shape and np.abs(films[0].astype(int) - films[1]).max() > 30
 
 
 def test_a_picture_without_a_face_is_told(page, tmp_path):

@@ -15,7 +15,6 @@ from skimage.data import astronaut, coffee
 from timeline import to_rows
 
 from avatarsync import AvatarSyncPipeline, PhonemeTrack
-from avatarsync.adapters import PersonReferences, base_digest
 from avatarsync.errors import (
     AdapterError,
     AvatarSyncError,
@@ -25,7 +24,6 @@ from avatarsync.errors import (
     InvalidTrackError,
     UnknownLanguageError,
 )
-from avatarsync.face_mesh import neutral_landmarks
 from avatarsync.video import PROVENANCE
 
 
@@ -37,25 +35,6 @@ def studio():
 @pytest.fixture(scope="module")
 def portrait():
     return np.ascontiguousarray(astronaut()[20:180, 140:300])
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    """Random LoRA weights: what they make of a face is strange, but another face's."""
-    peft = pytest.importorskip("peft")
-    model, folder = AvatarSyncPipeline.from_pretrained().model, tmp_path_factory.mktemp("adapters") / "anna"
-    digest = base_digest(model)
-    torch.manual_seed(0)
-    model.add_adapter(peft.LoraConfig(r=2, target_modules=["visual_tokenizer.expression_decoder.basis"]), "made")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
-                parameter.normal_(std=0.1)
-    model.save_pretrained(folder)
-    size = model.config.visual_tokenizer_config.crop_size
-    pixels, neutral = torch.zeros(1, 3, size, size, dtype=torch.uint8), neutral_landmarks()
-    PersonReferences(pixels, neutral[None].clone(), neutral, digest, "the bundled weights").save(folder)
-    return folder
 
 
 def run(steps):

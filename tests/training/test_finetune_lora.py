@@ -1,12 +1,14 @@
 """Fine-tuning on one person: what is refused, what is learned, and what comes out."""
 
 import re
+from types import SimpleNamespace
 
 import finetune_lora
 import numpy as np
 import pytest
 import torch
-from finetuning import adapting, footage
+from finetuning import adapting, card, footage
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image, ImageEnhance
 from toy_data import face
 
@@ -49,10 +51,10 @@ def test_footage_becomes_an_adapter(videos, talk, tmp_path, capsys):
     }  # fmt: skip
     assert sum(file.stat().st_size for file in out.iterdir()) < 3e6
     assert re.search(r"mouth PSNR, spoken: [\d.]+ → [\d.]+ \([+-][\d.]+ dB\)", told)
-    card = (out / "README.md").read_text()
+    told_there = (out / "README.md").read_text()
     assert (
-        "mouth LPIPS, reconstructed" in card
-        and str(tmp_path) not in card
+        "mouth LPIPS, reconstructed" in told_there
+        and str(tmp_path) not in told_there
         and str(tmp_path) not in (out / CONFIG_FILE).read_text()
     )
     assert not list(tmp_path.glob(".*")), "nothing half-made is left"
@@ -107,6 +109,28 @@ def test_too_little_is_refused(videos, tmp_path):
     with pytest.raises(OutputError, match="exists: give a new --out"):
         finetune_lora.main(arguments(tmp_path, videos=videos))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_upload_is_the_adapter_and_nothing_else(tmp_path, monkeypatch):
+    """The Hub itself is not asked: what would be sent to it."""
+    sent = {}
+
+    class Api:
+        def create_repo(self, name, exist_ok):
+            assert exist_ok
+            return SimpleNamespace(repo_id=f"me/{name}")
+
+        def upload_folder(self, repo_id, folder_path, allow_patterns, commit_message):
+            names = [file.name for file in folder_path.iterdir()]
+            sent[repo_id] = set(filter_repo_objects(names, allow_patterns=allow_patterns))
+
+    monkeypatch.setattr(card, "HfApi", Api)
+    adapter = {CONFIG_FILE, WEIGHTS_FILE, REFERENCES_FILE, "README.md", "comparison.png"}
+    for name in (*adapter, "notes.txt", "film.mp4"):
+        (tmp_path / name).touch()
+    assert card.push_to_hub(tmp_path, "anna") == "me/anna"
+    assert card.push_to_hub(tmp_path, None) == f"me/{tmp_path.name}"
+    assert sent == {"me/anna": adapter, f"me/{tmp_path.name}": adapter}
 
 
 def test_nobody_and_several_people_are_refused(talk):

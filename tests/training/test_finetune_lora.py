@@ -38,7 +38,7 @@ def videos(talk, tmp_path_factory):
 
 
 def arguments(out, **options):
-    options = {"out": out, "steps": 6, "keyframe_steps": 6, "interpolation_steps": 6, "batch_size": 4, **options}
+    options = {"out": out, "steps": 3, "keyframe_steps": 3, "interpolation_steps": 3, "batch_size": 4, **options}
     return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
 
 

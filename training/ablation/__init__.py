@@ -1,0 +1,1 @@
+"""What `ablate.py` compares, how it runs it, and the tables it writes."""

@@ -1,79 +1,125 @@
-"""How long the whole system takes, as a ratio to the video's length.
+"""How fast the whole system is, and what else a user would have waited for.
 
-    python training/benchmark.py --threads 2
+    python training/benchmark.py --out OUT                         # everything
+    python training/benchmark.py --out OUT --parts total latency   # some of it; OUT keeps what was measured before
 
-From a text to a finished mp4 with the bundled weights: speech, face alignment, keyframes, interpolation, rendering,
-encoding. 1.0 is real time. Also prints where the time goes. Figures of one run on one machine; compare only those.
+Parts: `total` from a text to a finished mp4, as a ratio to the video's length; `stages` one by one; `latency` of the
+first frame of `stream()`; `phonemes`, time against their number with a straight line through it (Figure 5); `memory`
+over the imports, by length; `sizes` of the portrait; `threads`; `precision` of the painter; `pictures`, a list of
+portraits; `denoiser`, one pass of the UNet that Hallo, EchoMimic and V-Express denoise with, extrapolated to theirs.
+
+Writes OUT/benchmark.json, benchmark.md and phonemes.png. Figures of one run on one machine; compare only those.
 """
 
 import argparse
-import statistics
-import tempfile
+import json
+import sys
 import time
 from pathlib import Path
 
 import torch
-from PIL import Image
-from skimage.data import astronaut
+from benchmarking.denoiser import denoiser
+from benchmarking.ours import (
+    PHONEMES,
+    SIZES,
+    latency,
+    memory,
+    phonemes,
+    pictures,
+    precision,
+    sizes,
+    stages,
+    threads,
+    total,
+)
+from benchmarking.report import machine, markdown, read_report, write_report
+from benchmarking.setting import Setting, peak_megabytes, portrait, say, write_video
 
 from avatarsync import AvatarSyncPipeline
-from avatarsync.video import VideoWriter
+from avatarsync.errors import AvatarSyncError, InvalidArgumentError, OutputError
+from avatarsync.schedule import parse_frame_rate
 
-TEXT = (
-    "The quick brown fox jumps over the lazy dog, while many people watch from the big bridge. "
-    "Both of them move away before five in the evening."
-)
+PARTS = {
+    "total": lambda setting, args: total(setting),
+    "stages": lambda setting, args: stages(setting),
+    "latency": lambda setting, args: latency(setting),
+    "phonemes": lambda setting, args: phonemes(setting, tuple(n for n in PHONEMES if n <= args.most_phonemes)),
+    "memory": lambda setting, args: memory(setting),
+    "sizes": lambda setting, args: sizes(setting, SIZES),
+    "threads": lambda setting, args: threads(setting),
+    "precision": lambda setting, args: precision(setting),
+    "pictures": lambda setting, args: pictures(setting),
+    "denoiser": lambda setting, args: denoiser(setting),
+}
 
 
-def main() -> None:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder of the report")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--model", help="folder or Hub id of a model (default: the bundled one)")
     parser.add_argument("--image", type=Path, help="portrait (default: scikit-image's astronaut, face enlarged)")
     parser.add_argument("--size", type=int, default=512, help="side of the portrait in pixels")
     parser.add_argument("--fps", default="25")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=3)
-    args = parser.parse_args()
+    parser.add_argument("--runs", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--most_phonemes", type=int, default=max(PHONEMES))
+    parser.add_argument("--memory_of", type=float, metavar="SECONDS", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    for name in ("threads", "runs"):
+        if getattr(args, name) < 1:
+            raise InvalidArgumentError(f"--{name} {getattr(args, name)}: give at least 1")
+    if args.most_phonemes < PHONEMES[1]:
+        raise InvalidArgumentError(f"--most_phonemes {args.most_phonemes}: give at least {PHONEMES[1]}")
+    if args.out is None and args.memory_of is None:
+        raise InvalidArgumentError("--out is missing: give a folder for the report")
+    parse_frame_rate(args.fps)
+    return args
 
+
+def memory_of(args: argparse.Namespace) -> dict[str, float]:
+    """Megabytes of this process, which has only imported so far, when it has spoken for so many seconds."""
+    imports = peak_megabytes()
+    talk = AvatarSyncPipeline.from_pretrained(args.model)
+    speech = say(talk, args.memory_of)
+    write_video(talk.stream(portrait(args.size, args.image), speech=speech, fps=args.fps))
+    peak = peak_megabytes()
+    return {"imports": imports, "peak": peak, "over_imports": peak - imports}
+
+
+def benchmark(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    if args.image is None:
-        # The face of a head-and-shoulders portrait, not the small one of the full picture.
-        picture = Image.fromarray(astronaut()).crop((110, 0, 350, 240))
-    else:
-        picture = Image.open(args.image).convert("RGB")
-    picture = picture.resize((args.size, args.size), Image.Resampling.LANCZOS)
-    start = time.perf_counter()
-    talk = AvatarSyncPipeline.from_pretrained()
-    print(f"loading the model: {time.perf_counter() - start:.2f} s (once)")
-    ratios = []
-    for run in range(args.runs + 1):
-        marks = [time.perf_counter()]
-        speech = talk.speak(TEXT)
-        marks.append(time.perf_counter())
-        stream = talk.stream(picture, speech=speech, fps=args.fps)
-        marks.append(time.perf_counter())
-        encoding = 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "benchmark.mp4"
-            with VideoWriter(
-                output, stream.fps, stream.height, stream.width, stream.audio, stream.sampling_rate
-            ) as writer:
-                for frame in stream:
-                    before = time.perf_counter()
-                    writer.write(frame)
-                    encoding += time.perf_counter() - before
-                before = time.perf_counter()
-            encoding += time.perf_counter() - before
-        marks.append(time.perf_counter())
-        seconds = stream.num_frames / float(stream.fps)
-        if run == 0:
-            continue  # warm-up
-        speaking, preparing, drawing = (b - a for a, b in zip(marks, marks[1:], strict=False))
-        ratios.append((marks[-1] - marks[0]) / seconds)
-        print(
-            f"run {run}: {ratios[-1]:.3f} × the video's {seconds:.2f} s  (speech {speaking:.2f} s, portrait "
-            f"{preparing:.2f} s, keyframes to pixels {drawing - encoding:.2f} s, encoding {encoding:.2f} s)"
+    if args.memory_of is not None:
+        print(json.dumps(memory_of(args)))
+        return
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{args.out} cannot be written ({error}): give another folder") from error
+    frame = {"machine": machine(args.threads), "size": args.size, "fps": args.fps}
+    report = read_report(args.out)
+    differing = [name for name in frame if name in report and report[name] != frame[name]]
+    if differing:
+        raise InvalidArgumentError(
+            f"{args.out} holds figures of another {' and '.join(differing)}: give another --out"
         )
-    print(f"ratio to the video's length: {statistics.median(ratios):.3f}, {args.size} px, {args.threads} threads")
+    report |= frame
+    talk = AvatarSyncPipeline.from_pretrained(args.model)
+    setting = Setting(talk, portrait(args.size, args.image), args.size, args.fps, args.runs, args.threads)
+    for part in args.parts:
+        begun = time.perf_counter()
+        report[part] = PARTS[part](setting, args)
+        write_report(args.out, report)
+        print(f"{part}: measured in {time.perf_counter() - begun:.0f} s", flush=True)
+    print(markdown(report))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    try:
+        benchmark(parse_arguments(arguments))
+    except AvatarSyncError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

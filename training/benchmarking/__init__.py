@@ -1,0 +1,1 @@
+"""What `benchmark.py` measures, part by part, and the report it writes."""

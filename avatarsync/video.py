@@ -239,11 +239,13 @@ class VideoWriter:
             raise InvalidArgumentError(
                 f"a frame must be uint8 {(self.height, self.width, 3)}, not {frame.dtype} {frame.shape}"
             )
-        self._padded[: self.height, : self.width] = frame
-        self._padded[self.height :, : self.width] = frame[-1:]
-        self._padded[:, self.width :] = self._padded[:, self.width - 1 : self.width]
+        if frame.shape != self._padded.shape:
+            self._padded[: self.height, : self.width] = frame
+            self._padded[self.height :, : self.width] = frame[-1:]
+            self._padded[:, self.width :] = self._padded[:, self.width - 1 : self.width]
+            frame = self._padded
         picture = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(self._padded, format="rgb24"),
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"),
             format="yuv420p",
             src_color_range=ColorRange.JPEG,
             dst_colorspace=Colorspace.ITU709,

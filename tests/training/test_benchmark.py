@@ -12,7 +12,7 @@ from benchmarking.setting import TEXT, Setting, first_phonemes, first_seconds, p
 from avatarsync.phonemes import speak
 
 TINY_UNET = {
-    "sample_size": 8,
+    "sample_size": 16,
     "in_channels": 4,
     "out_channels": 4,
     "block_out_channels": (32, 32, 32, 32),

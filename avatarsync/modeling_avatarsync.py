@@ -16,13 +16,17 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from .adapters import AdapterModel
 from .configuration_avatarsync import AvatarSyncConfig
+from .lip_edges import lip_gaps
 from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
-from .modeling_keyframes import KeyframeGeneratorModel
+from .modeling_keyframes import KeyframeGeneratorModel, KeyframeOutput
 from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizerModel
 from .schedule import REST_DURATION, locate
 
 FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
+KEYFRAMES_AT_ONCE = 16  # few, so that the first frame comes soon
+ENCODER_SAY = 0.5  # of what expression a reference has; the rest is silence
+SHUT_LIPS = 0.02  # inner-lip gap below which lips count as shut: the transfer narrows such gaps
 REST_CONTEXT = 3  # silent units on either side of the one that counts as the face at rest
 
 
@@ -63,7 +67,11 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         Args:
             unit_ids, durations: `(T_s,)` visual units and their seconds.
             reference: one reference, `(1, …)`.
-            temperature, generator: see `KeyframeGeneratorModel.generate`.
+            temperature: 0 takes the mean of each token's distribution (soft codes), which on held-out clips changes
+                the mouth's width 1.1 times as much as people do; the likeliest codes do so 1.4 times (r 0.72 instead
+                of 0.64). But the mean of shut and open lips is half open: where the likeliest codes are shut and the
+                mean is not, they are taken. Above 0, codes are sampled.
+            generator: of the noise.
 
         A mode of unbounded reach yields all keyframes at once.
         """
@@ -72,22 +80,38 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         # Eyes are opened and closed by the renderer: keyframes are asked for with open eyes.
         condition = durations.new_ones(1, len(unit_ids), generator_config.condition_size)
         inputs = (unit_ids[None], durations[None], condition, reference_ids)
-        options = {"temperature": temperature, "generator": generator}
-        bounded = self.keyframe_generator.reach is not None and generator_config.frame_context == "none"
-        if bounded:
-            blocks = self.keyframe_generator.generate_blocks(*inputs, **options)
-        else:
-            blocks = [self.keyframe_generator.generate(*inputs, **options)]
-        for block in blocks:
-            yield quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
+        model = self.keyframe_generator
+        bounded = model.reach is not None and generator_config.frame_context == "none"
+
+        def generate(**options) -> Iterator[KeyframeOutput]:
+            if bounded:
+                return model.generate_blocks(*inputs, block_size=KEYFRAMES_AT_ONCE, **options)
+            return iter([model.generate(*inputs, **options)])
+
+        likeliest = generate(temperature=temperature, generator=generator)
+        if temperature > 0:
+            for block in likeliest:
+                yield quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
+            return
+        for mean, block in zip(generate(expected=True), likeliest, strict=True):
+            soft = quantizer.expected_codes_factorised(mean.logits[0].float()).to(self.dtype)
+            hard = quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
+            open_mean, open_likeliest = (self._lips_open(codes) for codes in (soft, hard))
+            yield torch.where((open_mean & ~open_likeliest)[:, None, None], hard, soft)
+
+    def _lips_open(self, codes: torch.Tensor) -> torch.Tensor:
+        """Whether codes `(N, K, D)` show open lips `(N,)`."""
+        return lip_gaps(self.visual_tokenizer.expression(codes)).amax(1) > SHUT_LIPS
 
     @torch.no_grad()
     def at_rest(self, reference: Reference, silent_unit: int) -> Reference:
-        """The reference, with what the model says in silence as its own expression.
+        """The reference, with an expression between what the model says in silence and what the encoder sees.
 
-        A portrait is taken to be at rest. Speech then moves it by how it differs from silence, so that in silence it
-        looks as it does in the picture (with its lips closed), smile included, however the encoder judges a face that
-        it has never seen.
+        Speech moves a portrait by how it differs from the portrait's own expression. Were a portrait taken to be at
+        rest, it would keep in silence whatever lips it has, and talk about a half-open mouth as if it were closed;
+        were the encoder trusted, its errors on a face that it has never seen would pull at lips that rest. On
+        training clips the mouth's PSNR over copying was +1.6, +1.8, +1.9, +1.7 and +1.4 dB with 0, 1/4, 1/2, 3/4 and
+        all of the encoder's say (held-out ones: +1.5, +2.1, +2.6, +2.7, +2.5); unseen faces lose 0.2 dB a quarter.
 
         Args:
             reference: one reference, `(1, …)`.
@@ -97,7 +121,8 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         durations = torch.full(unit_ids.shape, REST_DURATION, device=self.device)
         keyframes = torch.cat(list(self.generate_keyframes(unit_ids, durations, reference)))
         codes = keyframes[REST_CONTEXT : REST_CONTEXT + 1]
-        return replace(reference, expression=self.visual_tokenizer.expression(codes))
+        silent = self.visual_tokenizer.expression(codes)
+        return replace(reference, expression=silent + ENCODER_SAY * (reference.expression - silent))
 
     @torch.no_grad()
     def generate_codes(

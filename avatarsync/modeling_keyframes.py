@@ -185,6 +185,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
         temperature: float = 0.0,
         top_k: int | None = None,
         generator: torch.Generator | None = None,
+        expected: bool = False,
     ) -> KeyframeOutput:
         """All T keyframes at once: at step j every frame emits its token j (Eq. 4, 5).
 
@@ -194,6 +195,9 @@ class KeyframeGeneratorModel(PreTrainedModel):
             top_k: samples among so many likeliest values of each factor; None among all.
             generator: source of the noise. All items of a batch get the same noise, so that what an item becomes
                 depends on the seed and not on its company.
+            expected: with temperature 0, go on from the mean embedding of each token's distribution instead of the
+                likeliest code's. The likeliest code after the likeliest code is an extreme face more often than a
+                likely one; the mean of `logits` then says what the face is like on average.
 
         Returns:
             `codes` and `logits`; both mean nothing at padding.
@@ -202,9 +206,9 @@ class KeyframeGeneratorModel(PreTrainedModel):
             InvalidArgumentError: if an option is out of range or the shapes do not fit.
         """
         unit_mask = self._check_inputs(unit_ids, durations, condition, reference_codes, unit_mask)
-        noise = self._draw_noise(unit_ids.shape[1], temperature, top_k, generator)
+        noise = self._draw_noise(unit_ids.shape[1], temperature, top_k, generator, expected)
         memories = self._encode(unit_ids, durations, condition, reference_codes, unit_mask)
-        return self._decode(memories, unit_mask, temperature, top_k, noise)
+        return self._decode(memories, unit_mask, temperature, top_k, noise, expected)
 
     @torch.no_grad()
     def generate_blocks(
@@ -217,6 +221,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
         temperature: float = 0.0,
         top_k: int | None = None,
         generator: torch.Generator | None = None,
+        expected: bool = False,
     ) -> Iterator[KeyframeOutput]:
         """The keyframes of `generate`, `block_size` at a time, in memory that does not grow with T.
 
@@ -235,7 +240,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
             raise InvalidArgumentError(f"block_size is {block_size}: give at least 1")
         unit_mask = self._check_inputs(unit_ids, durations, condition, reference_codes, None)
         num_units = unit_ids.shape[1]
-        noise = self._draw_noise(num_units, temperature, top_k, generator)
+        noise = self._draw_noise(num_units, temperature, top_k, generator, expected)
         past_units, future_units = self.reach
         for start in range(0, num_units, block_size):
             stop = min(start + block_size, num_units)
@@ -250,7 +255,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
             )
             memories = [[units.of_groups(inside), reference] for units, reference in memories]
             block_noise = None if noise is None else noise[start:stop]
-            yield self._decode(memories, unit_mask[:, start:stop], temperature, top_k, block_noise)
+            yield self._decode(memories, unit_mask[:, start:stop], temperature, top_k, block_noise, expected)
 
     def _decode(
         self,
@@ -259,6 +264,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
         temperature: float,
         top_k: int | None,
         noise: torch.Tensor | None,
+        expected: bool,
     ) -> KeyframeOutput:
         """Token after token of all frames of `unit_mask` `(B, T)`, given what `_encode` returned for them."""
         previous_mask = self._has_previous(unit_mask)
@@ -272,7 +278,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
             logits.append(self._logits(rows))  # (B, T, 1, F, V_f)
             step_noise = None if noise is None else noise[:, step : step + 1]
             codes.append(self._choose(logits[-1], temperature, top_k, step_noise))
-            content = self._embed_codes(codes[-1])
+            content = self._embed_expected(logits[-1]) if expected else self._embed_codes(codes[-1])
         return KeyframeOutput(codes=torch.cat(codes, dim=2), logits=torch.cat(logits, dim=2))
 
     def _encode(
@@ -349,6 +355,10 @@ class KeyframeGeneratorModel(PreTrainedModel):
         offsets = self.config.code_base * torch.arange(self.config.code_factors, device=codes.device)
         return self.code_embedding(digits + offsets).sum(-2)
 
+    def _embed_expected(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mean embedding `(..., hidden)` of codes with logits `(..., F, V_f)`."""
+        return logits.softmax(-1).flatten(-2) @ self.code_embedding.weight
+
     def _frame_rows(self, content: torch.Tensor, first: int) -> torch.Tensor:
         """Input of the blocks: content `(B, T, M, hidden)` as the rows of each frame from index `first` on."""
         index = self.index_embedding.weight[first : first + content.shape[2]]
@@ -365,7 +375,12 @@ class KeyframeGeneratorModel(PreTrainedModel):
         return self.head(self.norm(rows)).unflatten(-1, (self.config.code_factors, self.config.code_base))
 
     def _draw_noise(
-        self, num_units: int, temperature: float, top_k: int | None, generator: torch.Generator | None
+        self,
+        num_units: int,
+        temperature: float,
+        top_k: int | None,
+        generator: torch.Generator | None,
+        expected: bool,
     ) -> torch.Tensor | None:
         """One number in [0, 1) for each digit to be sampled, `(T, K, F)`; None when none is.
 
@@ -375,6 +390,8 @@ class KeyframeGeneratorModel(PreTrainedModel):
             raise InvalidArgumentError(f"temperature is {temperature}: give 0 (greedy) or more")
         if top_k is not None and top_k < 1:
             raise InvalidArgumentError(f"top_k is {top_k}: give at least 1, or None")
+        if expected and temperature > 0:
+            raise InvalidArgumentError("expected=True is the mean of what could be sampled: give temperature 0")
         if temperature == 0:
             return None
         device = "cpu" if generator is None else generator.device  # the same noise on every device

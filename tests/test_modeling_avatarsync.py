@@ -81,8 +81,10 @@ def test_the_composite_survives_saving(clip, tmp_path):
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     assert isinstance(loaded, AvatarSyncModel)
     with torch.no_grad():
-        expected, out = (one(*reference_inputs(), *clip).pixels for one in (model, loaded))
-    assert torch.allclose(out, expected, atol=1e-4)
+        expected, out = (one(*reference_inputs(), *clip) for one in (model, loaded))
+    assert torch.allclose(out.landmarks, expected.landmarks, atol=1e-5)
+    # What is painted in bfloat16 differs by its last digit where weights lie at other addresses.
+    assert torch.allclose(out.pixels, expected.pixels, atol=0.05)
 
 
 def test_stages_that_disagree_are_refused():

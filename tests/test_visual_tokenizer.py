@@ -47,6 +47,8 @@ def test_without_motion_and_paint_the_decoder_returns_the_reference(model, faces
 
 def test_paint_stays_inside_its_mask(model, faces):
     with torch.no_grad():
+        model.painter.head.weight[4:] = 0
+        model.painter.head.bias[4:] = 0
         reference = model.prepare_reference(*faces)
         moved = reference.landmarks.clone()
         moved[:, [ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS], 1] += 0.06
@@ -55,6 +57,32 @@ def test_paint_stays_inside_its_mask(model, faces):
     assert out.mask.max() > 0.5
     assert 0.3 < still.float().mean() < 1
     assert torch.allclose(torch.where(still, out.pixels - faces[0], 0.0), torch.zeros(1), atol=1e-5)
+
+
+def test_shading_stays_inside_the_painters_window(model, faces):
+    with torch.no_grad():
+        model.painter.head.weight[4:] *= 20
+        reference = model.prepare_reference(*faces)
+        assert not model.paint(reference.codes, reference, reference.landmarks).shading.any()
+        out = model.paint(reference.codes, reference, reference.landmarks + 0.02)
+        corners = model.mouth_window(reference.landmarks)
+    beside = torch.ones_like(out.shading)
+    for index, (x, y) in enumerate(corners.tolist()):
+        beside[index, :, y : y + 32, x : x + 32] = 0
+        middle = out.shading[index, :, y + 8 : y + 24, x + 8 : x + 24].abs().mean()
+        rim = out.shading[index, :, y, x : x + 32].abs().mean()
+        assert middle > 0.05 and rim < 0.1 * middle
+    assert not (out.shading * beside).any()
+
+
+def test_shading_is_no_cast(model, faces):
+    """Another colour all over the window is not painted: it would be seen as a patch."""
+    with torch.no_grad():
+        reference = model.prepare_reference(*faces)
+        before = model.paint(reference.codes, reference, reference.landmarks + 0.02).shading
+        model.painter.head.bias[4:] += 1.0
+        after = model.paint(reference.codes, reference, reference.landmarks + 0.02).shading
+    assert torch.allclose(before, after, atol=0.02)
 
 
 def test_more_detail_says_the_same_finer(model, faces):

@@ -24,7 +24,7 @@ from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizer
 from .schedule import REST_DURATION, locate
 
 FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
-KEYFRAMES_AT_ONCE = 16  # few, so that the first frame comes soon
+KEYFRAMES_AT_ONCE = 64  # with 16, the first frame comes 0.1 s sooner and the whole takes a third longer
 ENCODER_SAY = 0.5  # of what expression a reference has; the rest is silence
 SHUT_LIPS = 0.02  # inner-lip gap below which lips count as shut: the transfer narrows such gaps
 REST_CONTEXT = 3  # silent units on either side of the one that counts as the face at rest

@@ -11,6 +11,7 @@ from avatarsync import (
     KeyframeGeneratorConfig,
     VisualTokenizerConfig,
     face_mesh,
+    modeling_visual_tokenizer,
 )
 
 
@@ -75,7 +76,9 @@ def test_sampling_repeats_with_its_seed(clip):
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
 
-def test_the_composite_survives_saving(clip, tmp_path):
+def test_the_composite_survives_saving(clip, tmp_path, monkeypatch):
+    # bfloat16 rounds in its last digit where weights lie at other addresses.
+    monkeypatch.setattr(modeling_visual_tokenizer, "has_fast_bfloat16", lambda: False)
     model = make()
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()
@@ -83,8 +86,7 @@ def test_the_composite_survives_saving(clip, tmp_path):
     with torch.no_grad():
         expected, out = (one(*reference_inputs(), *clip) for one in (model, loaded))
     assert torch.allclose(out.landmarks, expected.landmarks, atol=1e-5)
-    # What is painted in bfloat16 differs by its last digit where weights lie at other addresses.
-    assert torch.allclose(out.pixels, expected.pixels, atol=0.05)
+    assert torch.allclose(out.pixels, expected.pixels, atol=1e-4)
 
 
 def test_stages_that_disagree_are_refused():

@@ -214,7 +214,7 @@ def test_a_still_head_in_silence_rests(talk, portrait):
     silence = Speech(track, np.zeros(16000, np.float32), 16000, "en-us")
     still = talk(portrait, speech=silence, motion="still", blink=False).frames
     moving = talk(portrait, speech=silence, motion="subtle", blink=False).frames
-    assert np.ptp(still, axis=0).max() <= 2, "nothing moves once it rests"
+    assert (still == still[0]).all(), "nothing moves once it rests"
     changed_rows = np.flatnonzero((still[0] != portrait).any((1, 2)))
     eyes = talk.model.face_aligner.align(portrait).landmarks[[33, 263], 1]
     assert len(changed_rows) and changed_rows.min() > eyes.max(), "a smile with teeth has closed"

@@ -79,9 +79,9 @@ def test_only_the_changed_span_is_drawn_and_equals_rendering_everything(talk, po
     assert np.array_equal(again.frames[untouched], video.frames[untouched])
     assert not np.array_equal(again.frames, video.frames)
     whole = talk(portrait, speech=speech_of(video, track), **options)
-    # Keyframes in blocks of other sizes may round a number differently: a grey level here and there at most.
+    # Batches of other sizes may round a number differently: a grey level here and there at most.
     difference = np.abs(whole.frames.astype(int) - again.frames)
-    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-5
     assert again.track == track and again.fps == video.fps
 
 

@@ -27,6 +27,8 @@ FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
 KEYFRAMES_AT_ONCE = 64  # with 16, the first frame comes 0.1 s sooner and the whole takes a third longer
 ENCODER_SAY = 0.5  # of what expression a reference has; the rest is silence
 SHUT_LIPS = 0.02  # inner-lip gap below which lips count as shut: the transfer narrows such gaps
+# Soft codes are rounded to this: a frame comes out the same to the last bit whatever is computed beside it.
+CODE_STEP = 1 / 64
 REST_CONTEXT = 3  # silent units on either side of the one that counts as the face at rest
 
 
@@ -159,7 +161,7 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
                 frames = self.interpolation(
                     keyframes[start], keyframes[end], unit_ids[start], unit_ids[end], gaps, times
                 )
-                yield frames.codes[:, 0]
+                yield (frames.codes[:, 0] / CODE_STEP).round() * CODE_STEP
                 done = stop
 
     def _code_shape(self) -> tuple[int, int]:

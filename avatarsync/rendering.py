@@ -37,8 +37,8 @@ HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's sid
 PICTURE_FADE = 0.08
 # How often a side's pixels are enlarged, by the most pixels of the moving part for which that is affordable.
 ENLARGEMENTS = ((3, 1_000_000), (2, 4_000_000))
-# Matrix products of fewer frames are rounded otherwise, and a frame is not to depend on which are drawn with it.
-LEAST_BATCH = 4
+# Matrix products of odd numbers of frames are rounded otherwise, and a frame is not to depend on its neighbours.
+BATCH_MULTIPLE = 4
 STRIP_BYTES = 1_000_000  # of the enlarged picture: what a core's cache holds
 
 
@@ -211,8 +211,8 @@ class FaceRenderer:
         return frames
 
     def _decode(self, codes: torch.Tensor, eye_openness: torch.Tensor | None) -> DecoderOutput:
-        """What the decoder makes of codes `(B, K, D)`, the same whatever B: few are decoded together with copies."""
-        batch, missing = len(codes), max(0, LEAST_BATCH - len(codes))
+        """What the decoder makes of codes `(B, K, D)`, the same whatever B: odd batches are filled up with copies."""
+        batch, missing = len(codes), -len(codes) % BATCH_MULTIPLE
         if missing:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
             if eye_openness is not None:

@@ -21,7 +21,7 @@ from avatarsync.modeling_avatarsync import AvatarSyncModel
 from avatarsync.outputs import Making
 from avatarsync.phonemes import PhonemeTrack, Speech
 from avatarsync.processing_avatarsync import ScheduledSpeech
-from avatarsync.rendering import LEAST_BATCH, FaceRenderer
+from avatarsync.rendering import BATCH_MULTIPLE, FaceRenderer
 
 FRAMES_AT_ONCE = 8
 # Of the moving part of the picture: a face that fills a 4K picture is drawn frame by frame.
@@ -83,7 +83,7 @@ class FrameStream:
 
         def batches() -> Iterator[tuple]:
             """Arguments of `render`, few frames first: the first is waited for."""
-            position, size = 0, min(LEAST_BATCH, at_once)
+            position, size = 0, min(BATCH_MULTIPLE, at_once)
             for codes in model.generate_codes(
                 schedule.unit_ids.to(device),
                 schedule.durations.to(device),

@@ -19,12 +19,13 @@ from .configuration_avatarsync import AvatarSyncConfig
 from .lip_edges import lip_gaps
 from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
-from .modeling_keyframes import KeyframeGeneratorModel, KeyframeOutput
+from .modeling_keyframes import KeyframeGeneratorModel
 from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizerModel
 from .schedule import REST_DURATION, locate
 
 FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
-KEYFRAMES_AT_ONCE = 64  # with 16, the first frame comes 0.1 s sooner and the whole takes a third longer
+KEYFRAMES_AT_ONCE = 64
+FIRST_KEYFRAMES = 8  # and then twice as many each time: the first frame is waited for, but small blocks take longer
 ENCODER_SAY = 0.5  # of what expression a reference has; the rest is silence
 SHUT_LIPS = 0.02  # inner-lip gap below which lips count as shut: the transfer narrows such gaps
 # Soft codes are rounded to this: a frame comes out the same to the last bit whatever is computed beside it.
@@ -71,8 +72,8 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
             reference: one reference, `(1, …)`.
             temperature: 0 takes the mean of each token's distribution (soft codes), which on held-out clips changes
                 the mouth's width 1.1 times as much as people do; the likeliest codes do so 1.4 times (r 0.72 instead
-                of 0.64). But the mean of shut and open lips is half open: where the likeliest codes are shut and the
-                mean is not, they are taken. Above 0, codes are sampled.
+                of 0.64). But the mean of shut and open lips is half open: where the likeliest code of each token shuts
+                the lips and the mean does not, that is taken. Above 0, codes are sampled.
             generator: of the noise.
 
         A mode of unbounded reach yields all keyframes at once.
@@ -85,21 +86,21 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         model = self.keyframe_generator
         bounded = model.reach is not None and generator_config.frame_context == "none"
 
-        def generate(**options) -> Iterator[KeyframeOutput]:
-            if bounded:
-                return model.generate_blocks(*inputs, block_size=KEYFRAMES_AT_ONCE, **options)
-            return iter([model.generate(*inputs, **options)])
-
-        likeliest = generate(temperature=temperature, generator=generator)
-        if temperature > 0:
-            for block in likeliest:
-                yield quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
-            return
-        for mean, block in zip(generate(expected=True), likeliest, strict=True):
-            soft = quantizer.expected_codes_factorised(mean.logits[0].float()).to(self.dtype)
-            hard = quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
-            open_mean, open_likeliest = (self._lips_open(codes) for codes in (soft, hard))
-            yield torch.where((open_mean & ~open_likeliest)[:, None, None], hard, soft)
+        options = {"temperature": temperature, "generator": generator, "expected": temperature == 0}
+        if bounded:
+            blocks = model.generate_blocks(
+                *inputs, block_size=KEYFRAMES_AT_ONCE, first_block_size=FIRST_KEYFRAMES, **options
+            )
+        else:
+            blocks = iter([model.generate(*inputs, **options)])
+        for block in blocks:
+            likeliest = quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
+            if temperature > 0:
+                yield likeliest
+                continue
+            mean = _rounded(quantizer.expected_codes_factorised(block.logits[0].float())).to(self.dtype)
+            shut = self._lips_open(mean) & ~self._lips_open(likeliest)
+            yield torch.where(shut[:, None, None], likeliest, mean)
 
     def _lips_open(self, codes: torch.Tensor) -> torch.Tensor:
         """Whether codes `(N, K, D)` show open lips `(N,)`."""
@@ -161,7 +162,7 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
                 frames = self.interpolation(
                     keyframes[start], keyframes[end], unit_ids[start], unit_ids[end], gaps, times
                 )
-                yield (frames.codes[:, 0] / CODE_STEP).round() * CODE_STEP
+                yield _rounded(frames.codes[:, 0])
                 done = stop
 
     def _code_shape(self) -> tuple[int, int]:
@@ -187,6 +188,10 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         reference = self.visual_tokenizer.prepare_reference(reference_pixel_values, reference_landmarks)
         codes = torch.cat(list(self.generate_codes(unit_ids, durations, keyframe_times, frame_times, reference)))
         return self.visual_tokenizer.decode(codes, reference.expand(len(codes)))
+
+
+def _rounded(codes: torch.Tensor) -> torch.Tensor:
+    return (codes / CODE_STEP).round() * CODE_STEP
 
 
 AutoConfig.register("avatarsync", AvatarSyncConfig)

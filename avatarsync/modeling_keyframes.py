@@ -197,7 +197,8 @@ class KeyframeGeneratorModel(PreTrainedModel):
                 depends on the seed and not on its company.
             expected: with temperature 0, go on from the mean embedding of each token's distribution instead of the
                 likeliest code's. The likeliest code after the likeliest code is an extreme face more often than a
-                likely one; the mean of `logits` then says what the face is like on average.
+                likely one; the mean of `logits` then says what the face is like on average, and `codes` are the
+                likeliest after that.
 
         Returns:
             `codes` and `logits`; both mean nothing at padding.
@@ -218,12 +219,16 @@ class KeyframeGeneratorModel(PreTrainedModel):
         condition: torch.Tensor | None,
         reference_codes: torch.Tensor,
         block_size: int = 64,
+        first_block_size: int | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         generator: torch.Generator | None = None,
         expected: bool = False,
     ) -> Iterator[KeyframeOutput]:
         """The keyframes of `generate`, `block_size` at a time, in memory that does not grow with T.
+
+        Blocks may begin smaller, with `first_block_size`, and double: whoever waits for the first keyframe wants it
+        soon.
 
         Each block is decoded together with the units around it that its frames read, which is exact where the reach
         of a frame is bounded: attention modes "limited_history", "one_to_one" and "window", frame_context "none".
@@ -236,14 +241,16 @@ class KeyframeGeneratorModel(PreTrainedModel):
                 f"attention mode {self.config.attention_mode!r} with frame_context {self.config.frame_context!r} "
                 "cannot be generated in blocks: use generate, or a bounded mode with frame_context 'none'"
             )
-        if block_size < 1:
-            raise InvalidArgumentError(f"block_size is {block_size}: give at least 1")
+        size = block_size if first_block_size is None else first_block_size
+        if block_size < 1 or size < 1:
+            raise InvalidArgumentError(f"block_size is {block_size}, of the first {size}: give at least 1")
         unit_mask = self._check_inputs(unit_ids, durations, condition, reference_codes, None)
         num_units = unit_ids.shape[1]
         noise = self._draw_noise(num_units, temperature, top_k, generator, expected)
         past_units, future_units = self.reach
-        for start in range(0, num_units, block_size):
-            stop = min(start + block_size, num_units)
+        start = 0
+        while start < num_units:
+            stop = min(start + size, num_units)
             first = max(start - past_units, 0)
             around, inside = slice(first, stop + future_units), slice(start - first, stop - first)
             memories = self._encode(
@@ -256,6 +263,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
             memories = [[units.of_groups(inside), reference] for units, reference in memories]
             block_noise = None if noise is None else noise[start:stop]
             yield self._decode(memories, unit_mask[:, start:stop], temperature, top_k, block_noise, expected)
+            start, size = stop, min(2 * size, block_size)
 
     def _decode(
         self,

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from avatarsync.pipelines.attention_window import with_attention_window
 from avatarsync.pipelines.rerendering import changed_frames, select_frames
+from avatarsync.pipelines.solo_threads import compute_alone
 from avatarsync.pipelines.streaming import FrameStream
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
@@ -221,7 +222,8 @@ class AvatarSyncPipeline(Identities, Pipeline):
         if speech is not None:
             _check_speech(speech)
         pixels = load_image(image)
-        alignment = self.model.face_aligner.align(pixels, face_index=face_index, face_box=face_box)
+        aligner = self.model.face_aligner
+        alignment = compute_alone(self.device, aligner.align, pixels, face_index=face_index, face_box=face_box)
         alignment.check_can_speak()
         language = language or DEFAULT_LANGUAGE
         if text is not None:
@@ -232,11 +234,14 @@ class AvatarSyncPipeline(Identities, Pipeline):
         making = Making(pixels, schedule, options, self.identity)
         if frames is not None:
             schedule = select_frames(model, schedule, frames, temperature)
-        renderer = FaceRenderer(
-            self.model.visual_tokenizer, pixels, alignment, self.model.config.crop_strategy, motion == "subtle"
+        tokenizer, crop_strategy = self.model.visual_tokenizer, self.model.config.crop_strategy
+        renderer = compute_alone(
+            self.device, FaceRenderer, tokenizer, pixels, alignment, crop_strategy, motion == "subtle"
         )
-        renderer.reference = self.personalise(model.at_rest(renderer.reference, schedule.silent_unit))
-        return FrameStream(model, renderer, speech, schedule, seed, temperature, blink, motion, making)
+        renderer.reference = self.personalise(renderer.reference)
+        # How open, wide or round a portrait's lips are is known of an identity, and guessed of others.
+        at_rest = self.identity is None
+        return FrameStream(model, renderer, speech, schedule, seed, temperature, blink, motion, at_rest, making)
 
     def changed_frames(self, making: Making, speech: Speech) -> np.ndarray:
         """Indices of the frames that differ from an earlier video's where the same audio gets another track.

@@ -274,6 +274,17 @@ def test_blocks_equal_the_whole(mode, block_size, options):
     torch.testing.assert_close(logits, whole.logits, atol=1e-5, rtol=1e-5)
 
 
+@bounded_mode
+def test_blocks_that_grow_equal_the_whole(mode):
+    model, inputs = make(mode), make_inputs(2, 20)
+    options = {"temperature": 1.5, "generator": torch.Generator().manual_seed(3)}
+    whole = model.generate(**inputs, **options)
+    options["generator"].manual_seed(3)
+    blocks = list(model.generate_blocks(**inputs, block_size=7, first_block_size=2, **options))
+    assert [block.codes.shape[1] for block in blocks] == [2, 4, 7, 7]
+    assert torch.equal(torch.cat([block.codes for block in blocks], dim=1), whole.codes)
+
+
 @pytest.mark.parametrize("mode, frame_context", [("full", "none"), ("causal", "none"), ("window", "previous")])
 def test_blocks_are_refused_where_they_would_differ(mode, frame_context):
     with pytest.raises(InvalidArgumentError, match="use generate"):

@@ -55,12 +55,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no")
     add("--keyframe_config", nargs="*", default=[], metavar="NAME=NUMBER", help="sizes of keyframe generators")
     add("--tokenizer_config", nargs="*", default=[], metavar="NAME=NUMBER", help="sizes of tokenizers")
+    add("--portrait_share", type=float, default=0.6, help="of a batch, in study quantizer; 0: the speakers alone")
+    add("--loss_perceptual", default="st-lpips", help="network of the LPIPS term, in study losses")
+    add("--pictures_per_clip", type=int, default=2, help="keyframes of a clip that are decoded, in study losses")
     add(
         "--pictures",
         choices=("yes", "no"),
         default="yes",
         help="whether decoded pictures are measured, or motion alone",
     )
+    add("--picture_clips", type=int, default=10, help="held-out clips whose pictures are measured")
     add("--perceptual", default="st-lpips-alexnet", help="network of LPIPS and of the Fréchet distances")
     add("--identity", default="dlib", help="network of ISS")
     args = parser.parse_args(arguments)
@@ -76,6 +80,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     for name in args.variants or []:
         if name not in known:
             raise InvalidArgumentError(f"--variants {name}: {args.study} has {', '.join(known)}")
+    if not 0 <= args.portrait_share <= 1:
+        raise InvalidArgumentError(f"--portrait_share {args.portrait_share}: give 0 to 1")
+    if min(args.picture_clips, args.pictures_per_clip) < 1:
+        raise InvalidArgumentError("give at least 1 for --picture_clips and --pictures_per_clip")
     if args.steps < 2 or min(args.seeds) < 0:
         raise InvalidArgumentError("give at least 2 --steps, and --seeds from 0")
     return args
@@ -83,12 +91,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def settings_of(args: argparse.Namespace) -> dict:
     """What all variants of a study have in common."""
-    networks = args.perceptual if args.pictures == "yes" else "none, pictures are not measured"
+    networks = "none, pictures are not measured"
+    if args.pictures == "yes":
+        networks = f"{Path(args.perceptual).name} on {args.picture_clips} clips"
     if args.study == "interpolation":
         return {"networks": networks}
     sizes = {"train_keyframes.py": args.keyframe_config, "train_tokenizer.py": args.tokenizer_config}
     names = ("steps", "batch_size", "learning_rate", "ema_decay", "mixed_precision")
-    return {name: getattr(args, name) for name in names} | {"sizes": sizes, "networks": networks}
+    settings = {name: getattr(args, name) for name in names} | {"sizes": sizes, "networks": networks}
+    own = {"quantizer": ("portrait_share",), "losses": ("loss_perceptual", "pictures_per_clip")}
+    return settings | {name: getattr(args, name) for name in own.get(args.study, ())}
 
 
 def ablate(args: argparse.Namespace) -> None:
@@ -97,7 +109,7 @@ def ablate(args: argparse.Namespace) -> None:
 
     @cache
     def held_out(data: Path, tokenizer: Path) -> HeldOutClips:
-        return HeldOutClips(data, tokenizer, args.perceptual)
+        return HeldOutClips(data, tokenizer, args.perceptual, args.picture_clips)
 
     for seed in args.seeds if args.study != "interpolation" else [0]:
         for variant in study.variants:

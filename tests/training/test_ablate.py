@@ -9,7 +9,7 @@ import torch
 import train_keyframes
 import train_tokenizer
 from ablation import paper
-from ablation.measures import between
+from ablation.measures import HeldOutClips, between
 from ablation.runs import RESULT, read_result, run_variant, stage_commands
 from ablation.studies import STUDIES, Variant
 from ablation.tables import cell, markdown
@@ -26,6 +26,9 @@ SETTINGS = {
     "mixed_precision": "no",
     "sizes": {"train_keyframes.py": ["hidden_size=32", "num_layers=1", "num_heads=2"]},
     "networks": "st-lpips-alexnet",
+    "portrait_share": 0.0,
+    "loss_perceptual": "st-lpips-alexnet",
+    "pictures_per_clip": 1,
 }
 PLACES = {name: f"/somewhere/{name}" for name in ablate.FOLDERS}
 
@@ -64,6 +67,26 @@ def test_the_training_scripts_understand_every_command(study, tmp_path):
             module = {"train_keyframes.py": train_keyframes, "train_tokenizer.py": train_tokenizer}[script]
             args = module.parse(options)
             assert args.seed == 3 and args.resume == "latest" and str(args.out).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("study", "given", "words"),
+    [
+        ("quantizer", ["--portrait_share", "0.25"], {("--portrait_share", "0.25")}),
+        (
+            "losses",
+            ["--loss_perceptual", "st-lpips-alexnet", "--pictures_per_clip", "1"],
+            {("--perceptual", "st-lpips-alexnet"), ("--pictures_per_clip", "1")},
+        ),
+    ],
+)
+def test_a_study_s_own_options_reach_its_commands(study, given, words, tmp_path):
+    folders = [word for name in STUDIES[study].needs for word in (f"--{name}", str(tmp_path))]
+    args = ablate.parse_arguments([study, *folders, "--out", str(tmp_path / "out"), *given])
+    settings = ablate.settings_of(args)
+    for variant in STUDIES[study].variants:
+        [command] = stage_commands(variant, tmp_path, PLACES, settings, seed=0)
+        assert words <= pairs(command)
 
 
 def test_the_paper_s_eight_rows_and_four_modes_are_there():
@@ -125,6 +148,8 @@ def test_nearest_keyframes_and_straight_lines():
         (["attention", "--data", "nowhere", "--tokenizer", "nowhere"], "nowhere"),
         (["quantizer", "--data", ".", "--variants", "best"], "lfq, vq"),
         (["quantizer", "--data", ".", "--steps", "1"], "--steps"),
+        (["quantizer", "--data", ".", "--portrait_share", "1.5"], "--portrait_share"),
+        (["quantizer", "--data", ".", "--picture_clips", "0"], "--picture_clips"),
     ],
 )
 def test_bad_arguments_are_told_at_once(arguments, said, tmp_path, capsys):
@@ -134,14 +159,33 @@ def test_bad_arguments_are_told_at_once(arguments, said, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_run_from_dataset_to_table(tmp_path):
-    pytest.importorskip("stlpips_pytorch")
-    data = write_tiny_dataset(tmp_path / "data")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny dataset, and a tokenizer that saw two batches of it."""
+    folder = tmp_path_factory.mktemp("ablate")
+    data = write_tiny_dataset(folder / "data")
     small = ["--config", "encoder_width=8", "motion_width=32", "painter_width=8", "painter_size=16"]
-    train_tokenizer.main(["--data", str(data), "--out", str(tmp_path / "codes"), "--phase", "expression",
+    train_tokenizer.main(["--data", str(data), "--out", str(folder / "codes"), "--phase", "expression",
                           "--portrait_share", "0", "--max_train_steps", "2", "--batch_size", "2", *small])  # fmt: skip
-    out = tmp_path / "out"
-    arguments = ["attention", "--data", str(data), "--tokenizer", str(tmp_path / "codes"), "--out", str(out),
+    return data, folder / "codes"
+
+
+def test_pictures_come_with_the_landmarks_that_they_were_drawn_at(trained):
+    pytest.importorskip("stlpips_pytorch")
+    held = HeldOutClips(*trained, "st-lpips-alexnet", picture_clips=1)
+    clip = held.clips[0]
+    crops, points = held.decode(clip, clip.codes[:2].sign())
+    side = crops.shape[1]
+    assert crops.shape == (2, side, side, 3) and crops.dtype == np.uint8 and points.shape == (2, 468, 2)
+    # A tokenizer that knows nothing yet moves nothing far from the clip's first frame.
+    first = np.array(held.rows.landmarks(clip.row))[0]
+    assert 0 < np.abs(points - first).mean() < 0.1 and np.abs(points[:, 10] - first[10]).max() < 0.05
+
+
+def test_a_real_run_from_dataset_to_table(trained, tmp_path):
+    pytest.importorskip("stlpips_pytorch")
+    (data, codes), out = trained, tmp_path / "out"
+    arguments = ["attention", "--data", str(data), "--tokenizer", str(codes), "--out", str(out),
                  "--variants", "one_to_one", "--seeds", "0", "--steps", "2", "--batch_size", "2",
                  "--keyframe_config", "hidden_size=32", "num_layers=1", "num_heads=2"]  # fmt: skip
     ablate.main(arguments)

@@ -23,7 +23,7 @@ from avatarsync.modeling_interpolation import InterpolationModel
 from avatarsync.modeling_keyframes import KeyframeGeneratorModel
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
 
-PICTURE_CLIPS, PICTURE_FRAMES, BATCH = 10, 64, 8
+PICTURE_FRAMES, BATCH = 64, 8
 Codes = Callable[[int], torch.Tensor]
 
 
@@ -34,9 +34,10 @@ class HeldOutClips:
         data: dataset that prepare_data.py wrote.
         tokenizer: folder of a trained visual tokenizer.
         perceptual: network of the picture measures.
+        picture_clips: clips whose pictures are measured.
     """
 
-    def __init__(self, data: Path, tokenizer: Path, perceptual: str):
+    def __init__(self, data: Path, tokenizer: Path, perceptual: str, picture_clips: int):
         self.tokenizer = load_trained(VisualTokenizerModel, tokenizer).eval().requires_grad_(False)
         loaded = load(data)
         self.rows = load_rows(loaded, "test", data)[0]
@@ -44,7 +45,7 @@ class HeldOutClips:
         self.clips = load_clips(self.tokenizer, self.rows, "test", cache)
         portraits = None if loaded.portraits is None else Rows(loaded.portraits["train"])
         self.references = portrait_codes(self.tokenizer, portraits, self.clips, cache)
-        self.perceptual = perceptual
+        self.perceptual, self.picture_clips = perceptual, picture_clips
 
     def of_keyframes(self, model: KeyframeGeneratorModel) -> Codes:
         """Codes `(T, K, D)` of a clip's frames: a generator's keyframes, joined by straight lines."""
@@ -77,18 +78,20 @@ class HeldOutClips:
         metrics = [PSNR(), SSIM(), LPIPS(network=self.perceptual), FID(network=self.perceptual)]
         clips = FVD(network=self.perceptual)
         faces = [] if identity is None else [ISS(network=identity)]
-        for index, clip in list(enumerate(self.clips))[:PICTURE_CLIPS]:
+        for index, clip in list(enumerate(self.clips))[: self.picture_clips]:
             made, frames = codes(index)[:PICTURE_FRAMES], range(min(PICTURE_FRAMES, len(clip.codes)))
             reals = np.stack([self.rows.crop(clip.row, frame) for frame in frames])
-            generated = self.decode(clip, made)
+            generated, generated_points = self.decode(clip, made)
             for metric in (*metrics, clips):
                 metric.add_batch(predictions=generated, references=reals)
             clips.end_clip()
             for face in faces:
                 # Every eighth frame: whose face it is does not change from one to the next.
-                points = np.array(self.rows.landmarks(clip.row))[frames][::BATCH] * reals.shape[1]
+                # Each face is aligned by its own landmarks: a head that moves within its crops is still the same.
+                points = np.array(self.rows.landmarks(clip.row))[frames]
                 face.add_batch(predictions=generated[::BATCH], references=reals[::BATCH],
-                               prediction_landmarks=points, reference_landmarks=points)  # fmt: skip
+                               prediction_landmarks=generated_points[::BATCH] * reals.shape[1],
+                               reference_landmarks=points[::BATCH] * reals.shape[1])  # fmt: skip
         psnr, ssim, lpips, fid, fvd = (metric.compute() for metric in (*metrics, clips))
         out = {
             "PSNR": psnr["psnr"],
@@ -101,16 +104,18 @@ class HeldOutClips:
             out["ISS"] = face.compute()[f"ISS/{face.network.name}"]
         return out
 
-    def decode(self, clip: Clip, codes: torch.Tensor) -> np.ndarray:
-        """Crops `(n, S, S, 3) uint8` of codes `(n, K, D)` on the clip's first frame."""
+    def decode(self, clip: Clip, codes: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Crops `(n, S, S, 3) uint8` and landmarks `(n, 468, 2)` of codes `(n, K, D)` on the clip's first frame."""
         pixels = torch.from_numpy(self.rows.crop(clip.row, 0)).permute(2, 0, 1)[None] / 127.5 - 1
         landmarks = torch.from_numpy(np.array(self.rows.landmarks(clip.row)[:1])).float()
         reference = self.tokenizer.prepare_reference(pixels, landmarks)
-        parts = []
+        crops, points = [], []
         for part in codes.split(BATCH):
-            decoded = self.tokenizer.decode(part, reference.expand(len(part))).pixels
-            parts.append(((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
-        return np.concatenate(parts)
+            decoded = self.tokenizer.decode(part, reference.expand(len(part)))
+            pictures = ((decoded.pixels + 1) * 127.5).round().clamp(0, 255).byte()
+            crops.append(pictures.permute(0, 2, 3, 1).numpy())
+            points.append(decoded.landmarks.float().numpy())
+        return np.concatenate(crops), np.concatenate(points)
 
 
 def between(keyframes: torch.Tensor, clip: Clip, how: str) -> torch.Tensor:

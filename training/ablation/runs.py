@@ -52,7 +52,7 @@ def read_result(path: Path, settings: dict) -> dict | None:
 
 def stage_commands(variant: Variant, run: Path, places: dict[str, Path | None], settings: dict, seed: int) -> list:
     """The command lines of a variant's stages."""
-    names = {name: str(place) for name, place in places.items()} | {"run": str(run)}
+    names = settings | {name: str(place) for name, place in places.items()} | {"run": str(run)}
     commands = []
     for stage in variant.stages:
         steps = max(1, round(settings["steps"] * stage.steps))

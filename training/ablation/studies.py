@@ -1,7 +1,8 @@
 """The variants of each study, as command lines of the training scripts.
 
 A stage's options may name folders in braces: `{data}`, `{face_centric_data}`, `{tokenizer}`, `{keyframes}` are the
-arguments of `ablate.py`, `{run}` is the folder of the variant and its seed.
+arguments of `ablate.py`, `{run}` is the folder of the variant and its seed. What all variants of a study have in
+common (`ablate.settings_of`) may be named likewise.
 """
 
 from dataclasses import dataclass
@@ -51,12 +52,13 @@ def attention(name: str, label: str, mode: str, past: int = 0, future: int = 0) 
 
 def losses(number: int, label: str, lpips: int, identity: int, facial: int) -> Variant:
     weights = ("--lambda_lpips", str(lpips), "--lambda_identity", str(identity), "--lambda_facial", str(facial))
-    options = ("--tokenizer", "{tokenizer}", "--phase", "2", "--init_from", "{keyframes}", *weights)
+    networks = ("--perceptual", "{loss_perceptual}", "--pictures_per_clip", "{pictures_per_clip}")
+    options = ("--tokenizer", "{tokenizer}", "--phase", "2", "--init_from", "{keyframes}", *weights, *networks)
     return Variant(f"exp{number}", f"{number}: {label}", (Stage("train_keyframes.py", "keyframes", options),))
 
 
 def quantizer(kind: str, label: str) -> Variant:
-    options = ("--phase", "expression", "--quantizer", kind)
+    options = ("--phase", "expression", "--quantizer", kind, "--portrait_share", "{portrait_share}")
     return Variant(kind, label, (Stage("train_tokenizer.py", "tokenizer", options),))
 
 

@@ -5,7 +5,8 @@
 Writes DATASET/reenacted, a `datasets.DatasetDict`: training portraits with frames of training clips, test portraits
 with frames of test clips, open mouths more often than others. A portrait's n-th driver depends on the seed, the
 portrait and n alone. Portraits that are turned too far or too small are left out. An interrupted run goes on where it
-stopped when it is started again.
+stopped when it is started again. With `--mouths portraits`, open mouths come from other, smiling portraits: what is
+trained on these alone has learned the drivers' movements and never seen their faces.
 
 DATASET/reenacted/contact_sheet.png shows in each row a portrait, then driver and result from closed to open lips:
 average portraits, and those that are hardest (open smiles, wide mouths, beards, turned and small faces). Look at it
@@ -74,13 +75,13 @@ def start_cache(place: Path, parts: Path, options: dict) -> bool:
     """Open or make the folder of shards; returns whether the result is there already.
 
     Raises:
-        DatasetError: what is there was made with other options.
+        DatasetError: what is there was made with other options. Older ones name no mouths: they were the drivers'.
     """
     for folder in (place, parts):
         if not folder.exists():
             continue
         try:
-            made_with = json.loads((folder / OPTIONS).read_text(encoding="utf-8"))
+            made_with = {"mouths": "drivers"} | json.loads((folder / OPTIONS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             if folder is place and (parts / OPTIONS).exists():
                 break  # cut off between the last shard and this file
@@ -126,7 +127,9 @@ def read_shards(files: list[Path]) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
 
 
-def reenact_split(data: AvatarDataset, split: str, parts: Path, per_portrait: int, seed: int) -> list[Path]:
+def reenact_split(
+    data: AvatarDataset, split: str, parts: Path, per_portrait: int, seed: int, mouths: str
+) -> list[Path]:
     """Make a split's missing shards; returns the files of all."""
     portraits = Rows(data.portraits[split])
     if not len(portraits):
@@ -141,7 +144,7 @@ def reenact_split(data: AvatarDataset, split: str, parts: Path, per_portrait: in
     missing = [(file, group) for file, group in zip(files, groups, strict=True) if not file.exists()]
     if missing:
         clips = Rows(data.clips[split])
-        transform, drivers = ReenactPortraits(portraits, clips), DriverFrames(clips, seed)
+        transform, drivers = ReenactPortraits(portraits, clips, mouths), DriverFrames(clips, seed)
         total = per_portrait * len(chosen)
         done = total - per_portrait * sum(len(group) for _, group in missing)
         with tqdm(total=total, initial=done, desc=split, unit="picture", disable=None) as bar:
@@ -215,17 +218,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="dataset that prepare_data.py wrote")
     parser.add_argument("--per_portrait", type=int, default=8, help="pictures of each portrait")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--mouths", choices=("drivers", "portraits"), default="drivers", help="whose mouths are inside open lips"
+    )
     args = parser.parse_args(argv)
     if args.per_portrait < 1:
         raise InvalidArgumentError(f"--per_portrait {args.per_portrait}: give at least 1")
     data = load(args.data)
     check(data, args.data)
-    options = {"per_portrait": args.per_portrait, "seed": args.seed, "dataset": fingerprint(data)}
+    options = {"per_portrait": args.per_portrait, "seed": args.seed, "mouths": args.mouths}
+    options["dataset"] = fingerprint(data)
     place, parts = args.data / "reenacted", args.data / ".reenacted.parts"
     try:
         restore(place)
         if not start_cache(place, parts, options):
-            files = {split: reenact_split(data, split, parts, args.per_portrait, args.seed) for split in SPLITS}
+            files = {
+                split: reenact_split(data, split, parts, args.per_portrait, args.seed, args.mouths) for split in SPLITS
+            }
             if not files["train"]:
                 raise DatasetError(f"every training portrait of {args.data} was left out: add frontal, larger ones")
             save_splits(place, {split: read_shards(files[split]) for split in SPLITS}, REENACTED_FEATURES)

@@ -2,7 +2,8 @@
 
 Clean talking video of many people is rare, portraits are not. A portrait and a driver frame make a training picture
 whose expression is known exactly: the portrait is warped by the transferred landmarks. Inside the opened mouth the
-portrait's own teeth stay where they are, as upper teeth do; the rest comes from the driver, matched in colour.
+portrait's own teeth stay where they are, as upper teeth do; the rest comes from the driver, matched in colour, or from
+a *donor*: another portrait, which smiles. Then nothing of the drivers but their landmarks is in the pictures.
 
 `ReenactPortraits` is the transform for `datasets.Dataset.map`; `training/reenact_portraits.py` caches what it makes in
 DATASET/reenacted, which `ReenactedRows` reads.
@@ -42,6 +43,8 @@ WIDE_MARGIN = 3 / 8
 WIDE_QUALITY = 92  # of its JPEG
 # Frames with closed lips are common and easy: how often they are drawn, relative to those at the 90th percentile.
 CLOSED_WEIGHT = 0.2
+# Inner-lip gap of a donor, of the crop's side: the most open mouths of portraits, which smile with their teeth.
+DONOR_GAP = 0.035
 # Portraits that reenactment would spoil. The far half of a turned face has too few pixels to be opened ...
 MAX_TURN = 0.075  # of the nose tip from the middle of the crop, in crop sides
 # ... and a face enlarged into its crop is blurred.
@@ -67,12 +70,15 @@ def skin_colour(image: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     return image[batch, :, places[..., 1], places[..., 0]].mean(1)
 
 
-def lit_like(interior: torch.Tensor, mouth: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def lit_like(
+    interior: torch.Tensor, mouth: torch.Tensor, own: torch.Tensor, other: torch.Tensor, filmed: bool = True
+) -> torch.Tensor:
     """The driver's open mouth `(B, 3, H, W)` in the portrait's light.
 
     Args:
         mouth: `(B, 1, H, W)`, 1 inside.
         own, other: skin colours `(B, 3)` of portrait and driver.
+        filmed: whether the driver is a frame of a video, whose mouth is dull, and not a portrait.
     """
     own_level, other_level = own.mean(1, keepdim=True), other.mean(1, keepdim=True)
     # Most of the driver's colour cast goes: skin shows more of it than teeth do. The portrait's light is followed, but
@@ -80,6 +86,8 @@ def lit_like(interior: torch.Tensor, mouth: torch.Tensor, own: torch.Tensor, oth
     light = (own_level / other_level).clamp(0.75, 1.3)
     cast = (torch.tensor(SKIN_CHROMA, device=own.device) * other_level / other) ** 0.7
     interior = interior * (light * cast)[:, :, None, None]
+    if not filmed:
+        return interior
     grey = interior.mean(1, keepdim=True)
     # At least 1, for a driver whose lips are closed: nothing is inside.
     level = ((grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1)).clamp_min(1)
@@ -98,6 +106,7 @@ def reenact(
     transfer: ExpressionTransfer,
     driver_expressions: torch.Tensor | None = None,
     margin: int = 0,
+    filmed: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give each portrait its driver's expression.
 
@@ -107,6 +116,7 @@ def reenact(
         driver_expressions: the drivers' expressions `(B, 468, 2)` on the neutral face; None where the driver is the
             speaker of the neutral face, whose landmarks are their own expression.
         margin: pixels by which the pictures reach beyond the pose-driven crop of S on every side.
+        filmed: see `lit_like`.
 
     Returns:
         Pictures `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255] and their landmarks `(B, 468, 2)`.
@@ -122,7 +132,7 @@ def reenact(
     mouth_flow, _ = mesh_flow(driving, after, side)
     interior = warp(drivers, mouth_flow, mode="bicubic")
     own, other = skin_colour(portraits, before) + 1, skin_colour(drivers, driving) + 1
-    interior = lit_like(interior, mouth, own, other)
+    interior = lit_like(interior, mouth, own, other, filmed)
     # Well inside the portrait's own open mouth: its rim is lip as often as tooth.
     _, own_mouth = mesh_flow(before, before, side)
     teeth = (2 * soften(own_mouth, EDGE_SOFTNESS * size) - 1).clamp_min(0)
@@ -169,10 +179,15 @@ class ReenactPortraits:
 
     Args:
         portraits, clips: rows of one split, with pose-driven crops of one size.
+        mouths: whose mouths are seen inside open lips, "drivers" or, of donors, "portraits".
+
+    Raises:
+        DatasetError: there are to be donors, and no portrait smiles with its teeth.
     """
 
-    def __init__(self, portraits: Rows, clips: Rows):
+    def __init__(self, portraits: Rows, clips: Rows, mouths: str = "drivers"):
         self.portraits, self.clips = portraits, clips
+        self.donors = find_donors(portraits) if mouths == "portraits" else None
         self.portrait_rows = {name: row for row, name in enumerate(portraits.ids)}
         self.clip_rows = {name: row for row, name in enumerate(clips.ids)}
         self.expressions = Expressions.of_rows(clips)
@@ -187,7 +202,13 @@ class ReenactPortraits:
         driver_landmarks = torch.from_numpy(np.stack([self.clips.landmarks(row)[frame] for row, frame in drivers]))
         speakers = [self.clips.speakers[row] for row, _ in drivers]
         expressions = self.expressions(driver_landmarks, speakers)
-        frames = _tensor([self.clips.crop(row, frame) for row, frame in drivers])
+        if self.donors is None:
+            frames = [self.clips.crop(row, frame) for row, frame in drivers]
+        else:
+            donors = [self.donor(*pair) for pair in zip(batch["portrait"], batch["driver_frame"], strict=True)]
+            frames = [self.portraits.crop(row, 0) for row in donors]
+            driver_landmarks = torch.from_numpy(np.stack([self.portraits.landmarks(row)[0] for row in donors]))
+        frames = _tensor(frames)
         margin = wide_margin(frames.shape[-1])
         frames = F.pad(frames, (margin, margin, margin, margin), mode="replicate")
         pictures, targets = reenact(
@@ -198,6 +219,7 @@ class ReenactPortraits:
             self.transfer,
             expressions,
             margin,
+            filmed=self.donors is None,
         )
         pictures = pictures.round().byte().permute(0, 2, 3, 1).numpy()
         inside = slice(margin, pictures.shape[1] - margin)
@@ -207,6 +229,11 @@ class ReenactPortraits:
             "expression": list(expressions.flatten(1).numpy()),
             "wide": [encode_image(picture, WIDE_QUALITY) for picture in pictures],
         }
+
+    def donor(self, portrait: str, number: int) -> int:
+        """Row of the portrait that lends its mouth to the picture of `portrait` with driver frame `number`."""
+        key = hashlib.sha256(f"{portrait} {number}".encode()).digest()[:8]
+        return int(self.donors[int.from_bytes(key, "little") % len(self.donors)])
 
     def wide_portrait(self, row: int) -> np.ndarray:
         """A portrait's crop amid its surroundings, `(S + 2·margin, S + 2·margin, 3) uint8`."""
@@ -224,6 +251,17 @@ class ReenactPortraits:
         # The crop was cut from the source at its full size, whole pictures are kept smaller.
         wide[margin:-margin, margin:-margin] = crop
         return wide
+
+
+def find_donors(portraits: Rows) -> np.ndarray:
+    """Rows of the portraits that can lend others their open mouth."""
+    gaps = np.array([np.diff(portraits.landmarks(row)[0, [13, 14], 1])[0] for row in range(len(portraits))])
+    donors = np.flatnonzero(gaps > DONOR_GAP)
+    if len(donors) == 0:
+        raise DatasetError(
+            "no portrait smiles with open lips and could lend its mouth: add some, or take the drivers'"
+        )
+    return donors
 
 
 def wide_margin(size: int) -> int:

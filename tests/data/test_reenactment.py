@@ -167,6 +167,35 @@ def test_the_transform_is_deterministic_and_does_not_mix_its_rows(made):
     np.testing.assert_allclose(alone["landmarks"][0], together["landmarks"][1], atol=1e-6)
 
 
+@pytest.mark.parametrize(("mouths", "same"), [("portraits", True), ("drivers", False)])
+def test_a_mouth_that_is_lent_leaves_nothing_of_the_driver(made, monkeypatch, mouths, same):
+    """Drivers painted green make the same pictures; with their own mouths they do not."""
+    portraits, clips, pairs, _ = made
+    transform = ReenactPortraits(portraits, clips, mouths)
+    plain = transform(pairs)
+    monkeypatch.setattr(clips, "crop", lambda row, frame: np.full((128, 128, 3), (0, 255, 0), np.uint8))
+    painted = transform(pairs)
+    assert all((plain[name] == painted[name]) is same for name in ("crop", "wide"))
+    np.testing.assert_array_equal(plain["expression"], painted["expression"])
+
+
+def test_a_portraits_mouth_keeps_its_contrast():
+    interior, mouth = (
+        100 + 50 * torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.ones(1, 1, 8, 8),
+    )
+    skin = torch.tensor([[1.207, 0.941, 0.852]]) * 120
+    torch.testing.assert_close(lit_like(interior, mouth, skin, skin, filmed=False), interior)
+    assert lit_like(interior, mouth, skin, skin).std() > interior.std()
+
+
+def test_without_a_smile_nobody_lends_a_mouth(face_dataset):
+    data = load(face_dataset)
+    closed = Rows(data.portraits["train"].select([1, 2]))
+    with pytest.raises(DatasetError, match="no portrait smiles with open lips"):
+        ReenactPortraits(closed, Rows(data.clips["train"]), "portraits")
+
+
 def test_turned_and_small_faces_are_doubtful():
     neutral, matrix = face_mesh.neutral_landmarks().numpy(), np.eye(2, 3)
     assert doubts(neutral, matrix) is None

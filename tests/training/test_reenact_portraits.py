@@ -12,6 +12,7 @@ from PIL import Image
 from avatarsync.data.dataset import load, save_splits, write_settings
 from avatarsync.data.reenactment import DriverFrames, ReenactedRows, ReenactPortraits
 from avatarsync.errors import DatasetError, InvalidArgumentError, OutputError
+from avatarsync.face_mesh import OUTER_LIPS
 
 
 def make(folder, *options, per_portrait=2):
@@ -137,11 +138,53 @@ def test_more_pictures_begin_with_the_same(made, copy):
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [(["--seed", "5"], "--seed 0, not 5"), (["--per_portrait", "3"], "--per_portrait 2, not 3")]
+    ("options", "named"),
+    [
+        (["--seed", "5"], "--seed 0, not 5"),
+        (["--per_portrait", "3"], "--per_portrait 2, not 3"),
+        (["--mouths", "portraits"], "--mouths drivers, not portraits"),
+    ],
 )
 def test_changed_options_are_refused(made, options, named):
     with pytest.raises(DatasetError, match=f"made with {named}: delete it"):
         make(made, *options)
+
+
+def test_other_mouths_change_what_is_inside_open_lips_alone(made, copy):
+    with pytest.raises(DatasetError, match="no portrait smiles with open lips"):
+        make(copy, "--mouths", "portraits")  # nobody in the test split
+    smiling = load(copy).portraits["train"].select([0])
+    shutil.rmtree(copy / ".reenacted.parts")
+    smiling.save_to_disk(copy / "smiling")
+    shutil.rmtree(copy / "portraits" / "test")
+    (copy / "smiling").rename(copy / "portraits" / "test")
+    make(copy, "--mouths", "portraits")
+    (pairs, pictures), (others, originals) = content(copy), content(made)
+    assert pairs == others
+    for (crop, *known, _), (original, *expected, _) in zip(pictures, originals, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(known, expected, strict=True))
+        # JPEG carries a little of it farther.
+        changed = np.argwhere(np.abs(crop.astype(int) - original).max(-1) > 16)
+        landmarks = expected[0] * len(crop)
+        if landmarks[14, 1] - landmarks[13, 1] > 4:
+            assert len(changed)
+        if len(changed):
+            lips = landmarks[list(OUTER_LIPS)]
+            assert (changed.min(0) >= lips.min(0)[::-1] - 4).all() and (changed.max(0) <= lips.max(0)[::-1] + 4).all()
+    make(copy, "--mouths", "portraits")  # there already
+    with pytest.raises(DatasetError, match="--mouths portraits, not drivers"):
+        make(copy)
+
+
+def test_a_dataset_from_before_there_was_a_choice_is_known(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "data")
+    file = folder / "reenacted" / "reenactment.json"
+    options = json.loads(file.read_text())
+    assert options.pop("mouths") == "drivers"
+    file.write_text(json.dumps(options))
+    make(folder)
+    with pytest.raises(DatasetError, match="--mouths drivers, not portraits"):
+        make(folder, "--mouths", "portraits")
 
 
 def test_a_changed_dataset_is_refused(made, tmp_path):

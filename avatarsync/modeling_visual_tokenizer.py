@@ -105,7 +105,11 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Crop `(B, 3, S, S)` → code vectors `(B, K, D)` in [-1, 1]."""
+    """Crop `(B, 3, S, S)` → code vectors `(B, K, D)` in [-1, 1], seen beside another crop of the same person.
+
+    One picture does not tell a long chin from a dropped jaw: alone, the lips of unseen faces are found 0.85 % of the
+    crop's side from where they are, of which 0.74 % are one shift of all of them.
+    """
 
     def __init__(self, config: VisualTokenizerConfig):
         super().__init__()
@@ -121,12 +125,22 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         # Each token also reads the whole face: where the lips are depends on the nose.
         self.context = nn.Linear(width * config.grid_size**2, width)
+        self.comparison = nn.Linear(width * config.grid_size**2, width)
         self.head = nn.Linear(2 * width, config.code_bits)
+        self.correction = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, config.code_bits))
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        tokens = self.layers(pixels).flatten(2).transpose(1, 2)  # (B, K, C)
-        context = self.context(tokens.flatten(1))[:, None].expand_as(tokens)
-        return torch.tanh(self.head(torch.cat([tokens, F.silu(context)], -1)))
+    def forward(self, pixels: torch.Tensor, reference: torch.Tensor | None = None) -> torch.Tensor:
+        """pixels, reference `(B, 3, S, S)`: None for pictures that are their own reference."""
+        pictures = pixels if reference is None else torch.cat([pixels, reference])
+        tokens = self.layers(pictures).flatten(2).transpose(1, 2)  # (B, K, C)
+        difference = torch.zeros_like(tokens)
+        if reference is not None:
+            tokens, others = tokens.chunk(2)
+            difference = tokens - others
+        context = self.context(tokens.flatten(1)) + self.comparison(difference.flatten(1))
+        context = F.silu(context)[:, None].expand_as(tokens)
+        seen = torch.cat([tokens, context], -1)
+        return torch.tanh(self.head(seen) + self.correction(torch.cat([seen, difference], -1)))
 
 
 class ExpressionDecoder(nn.Module):
@@ -220,9 +234,14 @@ class VisualTokenizerModel(PreTrainedModel):
         elif isinstance(module, Painter):
             module.shading_fade.copy_(_fading_rim(len(module.shading_fade)))
 
-    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Crops `(B, 3, S, S)` in [-1, 1] → continuous code vectors `(B, K, D)` in [-1, 1]."""
-        return self.encoder(pixel_values)
+    def encode(self, pixel_values: torch.Tensor, reference_pixel_values: torch.Tensor | None = None) -> torch.Tensor:
+        """Crops `(B, 3, S, S)` in [-1, 1] → continuous code vectors `(B, K, D)` in [-1, 1].
+
+        Args:
+            reference_pixel_values: `(B, 3, S, S)`, other pictures of the same people: beside them, an expression is
+                told from a person's proportions. None: each picture is its own reference.
+        """
+        return self.encoder(pixel_values, reference_pixel_values)
 
     def quantize(self, continuous_codes: torch.Tensor) -> QuantizerOutput:
         """Code vectors → discrete codes and ids (straight-through)."""
@@ -316,6 +335,7 @@ class VisualTokenizerModel(PreTrainedModel):
         label_landmarks: torch.Tensor | None = None,
         label_expression: torch.Tensor | None = None,
         quantize: torch.Tensor | None = None,
+        own_reference_pixel_values: torch.Tensor | None = None,
     ) -> VisualTokenizerOutput:
         """Tokenize `pixel_values`, apply the codes to the reference, and measure the losses that have labels.
 
@@ -328,8 +348,9 @@ class VisualTokenizerModel(PreTrainedModel):
                 where the codes put them.
             label_expression: `(B, 468, 2)`, the expression of `pixel_values` on the neutral face.
             quantize: `(B,)` bool, which items decode from discrete codes; None: all.
+            own_reference_pixel_values: `(B, 3, S, S)`, another picture of whoever `pixel_values` shows; see `encode`.
         """
-        continuous = self.encode(pixel_values)
+        continuous = self.encode(pixel_values, own_reference_pixel_values)
         quantized = self.quantize(continuous)
         codes = quantized.codes
         if quantize is not None:

@@ -35,6 +35,18 @@ def test_a_crop_becomes_codes_of_the_vocabulary(model, faces):
     assert torch.equal(model.quantizer.ids_to_codes(quantized.ids), quantized.codes.detach())
 
 
+def test_a_picture_alone_is_its_own_reference(model, faces):
+    pictures = faces[0]
+    with torch.no_grad():
+        alone = model.encode(pictures)
+        assert torch.allclose(model.encode(pictures, pictures), alone, atol=1e-6)
+        beside = model.encode(pictures, pictures.roll(1, 0))
+        assert ((beside - alone).abs().amax((1, 2)) > 1e-4).all(), "it is compared with each one's own reference"
+        assert torch.allclose(model.encode(pictures[1:2], pictures[:1]), beside[1:2], atol=1e-5)
+        out = model(pictures, label_expression=faces[1], own_reference_pixel_values=pictures.roll(1, 0))
+    assert torch.equal(out.codes, model.quantize(beside).codes)
+
+
 def test_without_motion_and_paint_the_decoder_returns_the_reference(model, faces):
     with torch.no_grad():
         model.painter.head.weight[:3] = 0

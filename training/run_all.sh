@@ -68,7 +68,9 @@ train train_face_aligner.py "$out/detector" 3000 --head detector "${aligner[@]}"
 train train_face_aligner.py "$out/landmarks" 12000 --head landmarks --init_from "$out/detector" "${aligner[@]}"
 train train_face_aligner.py "$out/face_aligner" 4000 --head lips --init_from "$out/landmarks" "${aligner[@]}"
 train train_tokenizer.py "$out/codes" 6000 --phase expression "${tokenizer[@]}"
-train train_tokenizer.py "$out/tokenizer" 4000 --phase paint --init_from "$out/codes" \
+train train_tokenizer.py "$out/encoder" 4000 --phase encoder --init_from "$out/codes" \
+    --learning_rate 3e-4 --portrait_share 0.7 "${tokenizer[@]}"
+train train_tokenizer.py "$out/tokenizer" 4000 --phase paint --init_from "$out/encoder" \
     --perceptual st-lpips-alexnet --perceptual_weight 3 "${tokenizer[@]}"
 train train_keyframes.py "$out/keyframes_1" 3000 --phase 1 --tokenizer "$out/tokenizer" \
     --learning_rate 1e-3 "${keyframes[@]}"

@@ -31,12 +31,12 @@ def jitter_colour(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     return (images * gain + offset).clamp(0, 255)
 
 
-def jitter_place(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def jitter_place(images: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
     """Small random shifts, turns and scalings, as an imperfect alignment makes them."""
     batch = len(images)
-    shift = SHIFT * torch.randn(batch, 2, generator=generator)
-    angle = ANGLE * torch.randn(batch, generator=generator)
-    scale = torch.exp(ZOOM * torch.randn(batch, generator=generator))
+    shift = strength * SHIFT * torch.randn(batch, 2, generator=generator)
+    angle = strength * ANGLE * torch.randn(batch, generator=generator)
+    scale = torch.exp(strength * ZOOM * torch.randn(batch, generator=generator))
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     matrix = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -86,6 +86,8 @@ class TokenizerBatches(NumberedBatches):
         quantize_share: share of a batch that is decoded from discrete codes.
         smile_share: share of the portraits that, where they smile with open lips, are themselves the label of a
             reenactment with closed ones: real teeth, sharp and in their own light, of a face that hid them.
+        own_share: share of the other portraits whose own picture is encoded, and not the driver's.
+        place_jitter: how imperfectly what is encoded is aligned; 1 is as bad as it gets.
     """
 
     def __init__(
@@ -98,8 +100,11 @@ class TokenizerBatches(NumberedBatches):
         portrait_share: float = 0.6,
         quantize_share: float = 0.5,
         smile_share: float = 0.0,
+        own_share: float = 0.35,
+        place_jitter: float = 1.0,
     ):
         super().__init__(seed)
+        self.own_share, self.place_jitter = own_share, place_jitter
         self.frames = Frames(clips, Expressions.of_rows(clips))
         self.batch_size, self.quantize_share, self.smile_share = batch_size, quantize_share, smile_share
         self.count = round(batch_size * portrait_share)
@@ -147,10 +152,15 @@ class TokenizerBatches(NumberedBatches):
             return torch.randn(*shape, generator=generator)
 
         look = normal(self.batch_size, 5)
-        encoded = jitter_colour(jitter_place(batch["pixel_values"], generator), normal(self.batch_size, 5))
+
+        def seen(images: torch.Tensor) -> torch.Tensor:
+            placed = jitter_place(images, generator, self.place_jitter)
+            return jitter_colour(placed, normal(self.batch_size, 5)) / 127.5 - 1
+
         noise = 0.002 * normal(*batch["reference_landmarks"].shape)
         return batch | {
-            "pixel_values": encoded / 127.5 - 1,
+            "pixel_values": seen(batch["pixel_values"]),
+            "own_reference_pixel_values": seen(batch["own_reference_pixel_values"]),
             "reference_pixel_values": jitter_colour(batch["reference_pixel_values"], look) / 127.5 - 1,
             "reference_landmarks": batch["reference_landmarks"] + noise,
             "labels": jitter_colour(batch["labels"], look) / 127.5 - 1,
@@ -163,12 +173,14 @@ class TokenizerBatches(NumberedBatches):
         partners = [self.frames.draw_partner(random, row) for row, _ in chosen]
         labels, landmarks = self.frames.crops(chosen), self.frames.landmarks(chosen)
         reference_landmarks = self.frames.landmarks(partners)
+        references = self.frames.crops(partners)
         return {
             "pixel_values": labels,
+            "own_reference_pixel_values": references,
             "labels": labels,
             "label_landmarks": landmarks,
             "label_expression": self.frames.expression(chosen, landmarks),
-            "reference_pixel_values": self.frames.crops(partners),
+            "reference_pixel_values": references,
             "reference_landmarks": reference_landmarks,
             "reference_expression": self.frames.expression(partners, reference_landmarks),
             "reference_expression_known": torch.ones(count, dtype=torch.bool),
@@ -179,7 +191,7 @@ class TokenizerBatches(NumberedBatches):
         chosen = random.integers(len(self.driver_of), size=count)
         labels = pixels([self.reenacted.crop(index) for index in chosen])
         drivers = self.frames.crops([self.driver_of[index] for index in chosen])
-        own = torch.from_numpy(random.random(count) < 0.35)[:, None, None, None]
+        own = torch.from_numpy(random.random(count) < self.own_share)[:, None, None, None]
         references, landmarks, expressions, known = [], [], [], []
         for index in chosen:
             portrait = int(self.portrait_of[index])
@@ -195,12 +207,14 @@ class TokenizerBatches(NumberedBatches):
                 landmarks.append(self.portraits.landmarks(portrait)[0])
                 expressions.append(neutral_landmarks().numpy())
                 known.append(landmarks[-1][14, 1] - landmarks[-1][13, 1] < CLOSED_LIPS)
+        references = pixels(references)
         return {
             "pixel_values": torch.where(own, labels, drivers),
+            "own_reference_pixel_values": torch.where(own, references, drivers),
             "labels": labels,
             "label_landmarks": torch.from_numpy(np.stack([self.reenacted.landmarks(i) for i in chosen])),
             "label_expression": torch.from_numpy(np.stack([self.reenacted.expression(i) for i in chosen])),
-            "reference_pixel_values": pixels(references),
+            "reference_pixel_values": references,
             "reference_landmarks": torch.from_numpy(np.stack(landmarks)),
             "reference_expression": torch.from_numpy(np.stack(expressions)),
             "reference_expression_known": torch.tensor(np.array(known, bool)),
@@ -212,13 +226,15 @@ class TokenizerBatches(NumberedBatches):
         references = [int(random.choice(closed)) for _, closed in chosen]
         labels = pixels([self.portraits.crop(portrait, 0) for portrait, _ in chosen])
         unknown = torch.zeros(count, dtype=torch.bool)
+        reference_pixels = pixels([self.reenacted.crop(index) for index in references])
         return {
             "pixel_values": labels,
+            "own_reference_pixel_values": reference_pixels,
             "labels": labels,
             "label_landmarks": torch.from_numpy(np.stack([self.portraits.landmarks(row)[0] for row, _ in chosen])),
             # Nobody knows a smile's expression on the neutral face: only the painter can learn from these.
             "label_expression": neutral_landmarks().expand(count, -1, -1).clone(),
-            "reference_pixel_values": pixels([self.reenacted.crop(index) for index in references]),
+            "reference_pixel_values": reference_pixels,
             "reference_landmarks": torch.from_numpy(np.stack([self.reenacted.landmarks(i) for i in references])),
             "reference_expression": torch.from_numpy(np.stack([self.reenacted.expression(i) for i in references])),
             "reference_expression_known": unknown,

@@ -1,16 +1,18 @@
 """Train the visual tokenizer.
 
     python training/train_tokenizer.py --data DATA --out CODES --phase expression
-    python training/train_tokenizer.py --data DATA --init_from CODES --out PAINTED --phase paint
+    python training/train_tokenizer.py --data DATA --init_from CODES --out ENCODED --phase encoder
+    python training/train_tokenizer.py --data DATA --init_from ENCODED --out PAINTED --phase paint
     python training/train_tokenizer.py --data DATA --init_from PAINTED --out TOKENIZER --phase joint
 
 or on several devices: accelerate launch --config_file training/accelerate/multi_gpu.yaml training/train_tokenizer.py …
 
 Phase `expression` trains encoder, quantizer and expression decoder by the landmarks that each picture's expression is
-known to have (cheap: no pixels are drawn). Phase `paint` freezes them, so that the codes stay what the keyframe
-generator learns, and trains the painter at the true landmarks. Phase `joint` trains everything by the pixels that the
-codes lead to, through transfer, mesh and warp, beside the losses of phase `expression`. DATA is what `prepare_data.py`
-and `reenact_portraits.py` wrote.
+known to have (cheap: no pixels are drawn). Phase `encoder` goes on with the encoder alone, beside another picture of
+the same person and mostly on portraits; what codes mean stays, and with it every keyframe generator. Phase `paint`
+trains the painter alone, at the true landmarks. Phase `joint` trains everything by the pixels that the codes lead to,
+through transfer, mesh and warp, beside the losses of phase `expression`. DATA is what `prepare_data.py` and
+`reenact_portraits.py` wrote.
 
 Measured on two cores of an AMD EPYC with AVX512-BF16, --mixed_precision bf16, batches of 32: see training/README.md.
 """
@@ -39,25 +41,40 @@ MODEL_INPUTS = (
     "label_landmarks",
     "label_expression",
     "quantize",
+    "own_reference_pixel_values",
 )
+# Phase → beginnings of the parameters that it trains.
+TRAINED = {
+    "expression": ("encoder.", "quantizer.", "expression_decoder."),
+    "encoder": ("encoder.",),
+    "paint": ("painter.",),
+    "joint": ("",),
+}
 LIPS = [13, 14, 61, 291, 0, 17]
 RESTART_STEPS = 100  # of dead VQ codes
+# Of phase encoder: it will meet strangers, in crops that landmarks align.
+ENCODER_OWN_SHARE, ENCODER_PLACE_JITTER = 0.9, 0.5
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = training_parser(__doc__, batch_size=32, learning_rate=5e-4, ema_decay=0.998)
-    parser.add_argument("--phase", choices=("expression", "paint", "joint"), required=True)
+    parser.add_argument("--phase", choices=tuple(TRAINED), required=True)
     parser.add_argument("--quantizer", choices=("lfq", "vq"), default="lfq")
     parser.add_argument("--portrait_share", type=float, default=0.6, help="share of reenacted portraits in a batch")
     parser.add_argument(
         "--smile_share", type=float, default=0.3, help="of the portraits in phase paint: toothy smiles"
+    )
+    parser.add_argument(
+        "--own_share",
+        type=float,
+        help="of the other portraits: the portrait itself is encoded, not its driver (0.35, phase encoder 0.9)",
     )
     parser.add_argument("--perceptual", help="network of a perceptual loss in phase paint, e.g. st-lpips-alexnet")
     parser.add_argument("--perceptual_weight", type=float, default=1.0)
     parser.add_argument("--pixel_weight", type=float, default=10.0, help="of the pixels' loss in phase joint")
     parser.add_argument("--continuous_share", type=float, default=0.5, help="of phase expression, before quantising")
     args = parser.parse_args(argv)
-    before = {"paint": "expression", "joint": "paint"}.get(args.phase)
+    before = {"encoder": "expression", "paint": "expression", "joint": "paint"}.get(args.phase)
     if args.perceptual and args.phase != "paint":
         raise InvalidArgumentError("--perceptual belongs to --phase paint: the other phases do not look at teeth")
     if before and args.init_from is None:
@@ -71,23 +88,31 @@ def build_model(args: argparse.Namespace, crop_size: int) -> VisualTokenizerMode
     return VisualTokenizerModel(VisualTokenizerConfig(crop_size=crop_size, quantizer=args.quantizer, **sizes(args)))
 
 
-def references_as_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the encoder learns from: every fourth picture is a reference, whose expression it must know too."""
+def references_as_inputs(batch: dict[str, torch.Tensor], compared: bool) -> dict[str, torch.Tensor]:
+    """What the encoder learns from: every fourth picture is a reference, whose expression it must know too.
+
+    Args:
+        compared: pictures come beside another one of the same person.
+    """
     every_fourth = torch.arange(len(batch["pixel_values"]), device=batch["quantize"].device) % 4 == 0
     swap = every_fourth & batch["reference_expression_known"]
-    pixels = torch.where(swap[:, None, None, None], batch["reference_pixel_values"], batch["pixel_values"])
-    expression = torch.where(swap[:, None, None], batch["reference_expression"], batch["label_expression"])
-    return {"pixel_values": pixels, "label_expression": expression, "quantize": batch["quantize"]}
+    pixels, expression, beside = batch["pixel_values"], batch["label_expression"], batch["own_reference_pixel_values"]
+    pixels = torch.where(swap[:, None, None, None], batch["reference_pixel_values"], pixels)
+    expression = torch.where(swap[:, None, None], batch["reference_expression"], expression)
+    inputs = {"pixel_values": pixels, "label_expression": expression, "quantize": batch["quantize"]}
+    if compared:
+        inputs["own_reference_pixel_values"] = torch.where(swap[:, None, None, None], pixels, beside)
+    return inputs
 
 
 class HeldOut:
     """Held-out metrics: speakers' frames and reenacted portraits, each in one batch that never changes."""
 
-    def __init__(self, rows: tuple, portrait_share: float, device: torch.device, count: int = 64):
-        self.batches = {"speakers": TokenizerBatches(rows[0], None, None, count, 1, portrait_share=0.0)[0]}
+    def __init__(self, rows: tuple, portrait_share: float, device: torch.device, count: int = 64, **options):
+        self.batches = {"speakers": TokenizerBatches(rows[0], None, None, count, 1, portrait_share=0.0, **options)[0]}
         self.shown = TokenizerBatches(*rows, 12, 3, portrait_share=0.75 if portrait_share else 0.0)[0]
         if portrait_share:
-            self.batches["portraits"] = TokenizerBatches(*rows, count, 1, portrait_share=1.0)[0]
+            self.batches["portraits"] = TokenizerBatches(*rows, count, 1, portrait_share=1.0, **options)[0]
         self.device = device
 
     def inputs(self, batch: dict[str, torch.Tensor], without: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -133,13 +158,20 @@ def main(argv: list[str] | None = None) -> None:
     data = load(args.data)
     train, held = load_rows(data, "train", args.data), load_rows(data, "test", args.data)
     smile_share = args.smile_share if args.phase == "paint" else 0.0
-    batches = TokenizerBatches(*train, args.batch_size, args.seed, args.portrait_share, smile_share=smile_share)
-    held_out = HeldOut(held, args.portrait_share, accelerator.device)
+    options = {}
+    if args.phase == "encoder":
+        options = {"own_share": ENCODER_OWN_SHARE, "place_jitter": ENCODER_PLACE_JITTER}
+    if args.own_share is not None:
+        options["own_share"] = args.own_share
+    batches = TokenizerBatches(
+        *train, args.batch_size, args.seed, args.portrait_share, smile_share=smile_share, **options
+    )
+    held_out = HeldOut(held, args.portrait_share, accelerator.device, **options)
 
     model = build_model(args, data.settings["crop_size"])
     paint, joint = args.phase == "paint", args.phase == "joint"
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(joint or name.startswith("painter.") == paint)
+        parameter.requires_grad_(name.startswith(TRAINED[args.phase]))
     perceptual = load_perceptual(args.perceptual).to(accelerator.device) if args.perceptual else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.98))
@@ -151,7 +183,10 @@ def main(argv: list[str] | None = None) -> None:
 
     usage = torch.zeros(model.config.codebook_size, dtype=torch.long, device=accelerator.device)
     for batch in run.micro_batches(batches):
-        inputs = {name: batch[name] for name in MODEL_INPUTS} if paint or joint else references_as_inputs(batch)
+        if paint or joint:
+            inputs = {name: batch[name] for name in MODEL_INPUTS}
+        else:
+            inputs = references_as_inputs(batch, compared=args.phase == "encoder")
         if joint:
             del inputs["label_landmarks"]
         # Quantisation, and its entropy and commitment terms, before the codes carry motion would collapse them.

@@ -56,6 +56,15 @@ def codes(data, tmp_path_factory):
     return out
 
 
+def test_phase_encoder_leaves_what_codes_mean(data, codes, tmp_path):
+    train_tokenizer.main(["--data", str(data), "--out", str(tmp_path / "run"), "--phase", "encoder", "--init_from",
+                          str(codes), "--portrait_share", "0", *LOOP])  # fmt: skip
+    before, after = load_file(codes / "model.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"encoder"}
+    assert not torch.equal(before["encoder.comparison.weight"], after["encoder.comparison.weight"])
+
+
 def train_generator(data, codes, out, *options):
     train_keyframes.main(["--data", str(data), "--tokenizer", str(codes), "--out", str(out), *LOOP, *KEYFRAMES,
                           *options])  # fmt: skip
@@ -226,6 +235,8 @@ def test_a_missing_dataset_and_options_out_of_range_are_refused(data, tmp_path):
         train_codes(data, tmp_path / "run3", "--config", "encoder_width=wide")
     with pytest.raises(InvalidArgumentError, match="--init_from"):
         train_tokenizer.main(["--data", str(data), "--out", str(tmp_path / "run4"), "--phase", "paint"])
+    with pytest.raises(InvalidArgumentError, match="--init_from the folder of phase expression"):
+        train_tokenizer.main(["--data", str(data), "--out", str(tmp_path / "run5"), "--phase", "encoder"])
     with pytest.raises(DatasetError, match="reenact_portraits"):
         train_codes(data, tmp_path / "run5", "--portrait_share", "0.5")
 

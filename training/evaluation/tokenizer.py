@@ -1,8 +1,8 @@
 """The visual tokenizer alone: what is lost between a real face and its reconstruction from codes.
 
-Each held-out face is encoded, quantised, and decoded on a reference of the same person, whose mouth would be the
-answer of a model that does nothing. Speaker: other frames of a clip on its first frame. Unseen faces: held-out
-portraits, reenacted by frames of held-out clips, on the portrait itself.
+Each held-out face is encoded beside a reference of the same person, quantised, and decoded on that reference, whose
+mouth would be the answer of a model that does nothing. Speaker: other frames of a clip on its first frame. Unseen
+faces: held-out portraits, reenacted by frames of held-out clips, on the portrait itself.
 """
 
 from collections.abc import Iterable, Iterator
@@ -80,7 +80,7 @@ def reconstruction_gains(model: VisualTokenizerModel, cases: Iterator[Case]) -> 
     for reference, reference_landmarks, pictures, landmarks in cases:
         prepared = model.prepare_reference(reference[None] / 127.5 - 1, reference_landmarks[None])
         prepared = prepared.expand(len(pictures))
-        codes = model.quantize(model.encode(pictures / 127.5 - 1)).codes
+        codes = model.quantize(model.encode(pictures / 127.5 - 1, prepared.pixels)).codes
         drawn = [model.decode(codes, prepared).pixels, model.paint(codes, prepared, landmarks).pixels]
         drawn = [((pixels + 1) * 127.5).round().clamp(0, 255) for pixels in drawn]
         copied = reference.expand_as(pictures)

@@ -65,11 +65,11 @@ def quantizer(kind: str, label: str) -> Variant:
 def cropping(name: str, label: str, data: str) -> Variant:
     expression = ("--phase", "expression", "--portrait_share", "0")
     paint = ("--phase", "paint", "--portrait_share", "0", "--smile_share", "0", "--init_from", "{run}/codes")
-    keyframes = ("--tokenizer", "{run}/tokenizer", "--phase", "1", "--batch_size", "8", "--learning_rate", "1e-3")
+    keyframes = ("--tokenizer", "{run}/tokenizer", "--phase", "1", "--batch_size", "8", "--learning_rate", "2e-3")
     stages = (
         Stage("train_tokenizer.py", "codes", expression),
         Stage("train_tokenizer.py", "tokenizer", paint, 0.5),
-        Stage("train_keyframes.py", "keyframes", keyframes, 0.5),
+        Stage("train_keyframes.py", "keyframes", keyframes, 0.25),
     )
     return Variant(name, label, stages, data)
 

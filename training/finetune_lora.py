@@ -20,7 +20,7 @@ import torch
 from finetuning import adapting, footage, measure, stages
 from finetuning.card import adapter_name, push_to_hub, write_card
 from finetuning.faces import Faces, choose_references, load_faces, resting_face_by
-from landmarkers import BUNDLED
+from landmarkers import BUNDLED, open_landmarker
 from motion_data import load_clips
 from PIL import Image
 from training_utils import run_script
@@ -37,7 +37,6 @@ MAX_FOOTAGE_SECONDS = 150.0
 VALIDATION_SHARE = 0.12  # of the frames that are learned from: by these it is decided when to stop
 # Of what is left of --max_minutes: the painter gets the first share, keyframes this much of the rest.
 PAINTER_SHARE, KEYFRAME_SHARE = 0.65, 0.5
-MEASURING_MINUTES = 1.0
 TRAINING_DISTANCE, MEASURING_DISTANCE = "st-lpips-alexnet", "st-lpips"  # not the one that was optimised
 ADAPTER_LIMIT = 3_000_000
 
@@ -76,8 +75,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for name in ("steps", "keyframe_steps", "interpolation_steps", "batch_size"):
         if getattr(args, name) < 1:
             raise InvalidArgumentError(f"--{name} {getattr(args, name)}: give at least 1")
+    for name in ("learning_rate", "keyframe_learning_rate", "interpolation_learning_rate"):
+        if not getattr(args, name) > 0:
+            raise InvalidArgumentError(f"--{name} {getattr(args, name)}: give more than 0")
     if not args.max_minutes > 0:
         raise InvalidArgumentError(f"--max_minutes {args.max_minutes}: give more than 0")
+    if args.landmarker != BUNDLED:
+        open_landmarker(args.landmarker)  # raises before the work begins
     if args.out.exists():
         raise OutputError(f"{args.out} exists: give a new --out, or remove it")
     args.language = resolve_language(args.language)
@@ -132,7 +136,7 @@ def learn(model: AvatarSyncModel, faces: Faces, clips: list, references: PersonR
         if steps:
             said[stage.name] = f"{steps} steps, validation {before:.4f} → {after:.4f}"
         else:
-            said[stage.name] = f"left out: the base is as good ({before:.4f})"
+            said[stage.name] = f"left out: the base is as good, or nearly ({before:.4f}, {after:.4f} at best)"
         say(f"  {stage.name}: {said[stage.name]}")
 
     count = int(len(faces) * (1 - VALIDATION_SHARE))
@@ -182,7 +186,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     require_peft()
     begun = time.monotonic()
-    until = begun + 60 * max(args.max_minutes - MEASURING_MINUTES, 0.5 * args.max_minutes)
     distance_name, distance = open_distance(args.lpips)
     sources = footage.find_videos(args.videos, args.language) if args.videos else footage.find_pictures(args.pictures)
     seconds = None
@@ -206,15 +209,20 @@ def main(argv: list[str] | None = None) -> None:
         for line in film.left_out:
             say(f"  left out: {line}")
         resting = resting_face(film.rows.all_landmarks())
-        faces, held = (load_faces(rows, resting, model.visual_tokenizer) for rows in (film.rows, film.held_out))
+        faces = load_faces(film.rows, resting, model.visual_tokenizer)
         references = choose_references(faces, resting, digest, base)
+        held = load_faces(film.held_out, resting, model.visual_tokenizer, references.pixels[0])
         clips, held_clips = ([], [])
         if args.videos:
             clips, held_clips = (speech_of(model, rows, name, scratch) for rows, name in
                                  ((film.rows, "train"), (film.held_out, "test")))  # fmt: skip
         say(f"{len(faces)} frames to learn from, {len(held)} held out; prepared in {time.monotonic() - begun:.0f} s")
         cases = measure.cases_of(held, held_clips, references)
+        measuring = time.monotonic()
         before = measure.measure(model, held, cases, None, distance, embedding)
+        # What is left, less another measurement.
+        measuring, limit = time.monotonic() - measuring, 60 * args.max_minutes
+        until = begun + max(limit - measuring, 0.5 * limit)
 
         adapting.add_lora(model, args.seed)
         said, references = learn(model, faces, clips, references, until, args)

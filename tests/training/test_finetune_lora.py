@@ -1,13 +1,14 @@
 """Fine-tuning on one person: what is refused, what is learned, and what comes out."""
 
 import re
+import time
 from types import SimpleNamespace
 
 import finetune_lora
 import numpy as np
 import pytest
 import torch
-from finetuning import adapting, card, footage
+from finetuning import adapting, card, faces, footage
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image, ImageEnhance
 from toy_data import face
@@ -109,6 +110,10 @@ def test_too_little_is_refused(videos, tmp_path):
         finetune_lora.main(["--out", str(tmp_path / "out")])
     with pytest.raises(OutputError, match="exists: give a new --out"):
         finetune_lora.main(arguments(tmp_path, videos=videos))
+    with pytest.raises(DatasetError, match="no such file; give MediaPipe's"):
+        finetune_lora.main(arguments(tmp_path / "out", videos=videos, landmarker=tmp_path / "missing.task"))
+    with pytest.raises(InvalidArgumentError, match="--keyframe_learning_rate 0.0: give more than 0"):
+        finetune_lora.main(arguments(tmp_path / "out", videos=videos, keyframe_learning_rate=0))
     assert not (tmp_path / "out").exists()
 
 
@@ -169,19 +174,46 @@ def test_ranks_shrink_until_the_adapter_fits():
     assert 1 <= min(ranks.values()) < 16 and 4 * size <= adapting.WEIGHT_BYTES
 
 
-def test_a_stage_that_does_not_pay_is_taken_out(talk):
+def test_training_stops_when_its_time_is_up_and_keeps_the_best():
+    model = AvatarSyncPipeline.from_pretrained().model
+    adapting.add_lora(model, 0)
+    values = iter([2.0, 1.0])
+    parameter = next(iter(adapting.lora_parameters(model, adapting.LIPS).values()))
+
+    class Slow(dict):
+        def __missing__(self, index):
+            time.sleep(0 if index < adapting.PROBE_STEPS else 0.3)  # the first steps promised more
+            return {"x": torch.ones(1)}
+
+    stage = adapting.Stage(
+        "lips", adapting.LIPS, Slow(), lambda batch: (parameter * batch["x"]).sum(), 20, 1e-2, lambda: next(values), 1
+    )
+    steps, first, best = adapting.train(model, stage, "no", time.monotonic() + 0.5)
+    assert adapting.PROBE_STEPS < steps < 20 and (first, best) == (2.0, 1.0)
+    assert adapting.lora_parameters(model, adapting.LIPS)
+
+
+def test_the_stillest_frame_is_the_one_nearest_to_the_resting_face():
+    resting = torch.rand(468, 2, generator=torch.Generator().manual_seed(0))
+    landmarks = resting + torch.tensor([0.03, -0.01, 0.02])[:, None, None]
+    assert faces.stillest(landmarks, resting) == 1
+
+
+@pytest.mark.parametrize(("found", "least_gain"), [((2.0, 3.0), 0.0), ((0.97, 3.0), 0.05)])
+def test_a_stage_that_does_not_pay_is_taken_out(found, least_gain):
     model = AvatarSyncPipeline.from_pretrained().model
     codes = torch.zeros(1, *model._code_shape())
     before = model.visual_tokenizer.expression(codes)
     adapting.add_lora(model, 0)
-    values = iter([1.0, 2.0, 3.0])
+    values = iter([1.0, *found])
     parameter = next(iter(adapting.lora_parameters(model, adapting.LIPS).values()))
     batches = {index: {"x": torch.ones(1)} for index in range(8)}
+    loss = lambda batch: (parameter * batch["x"]).sum()  # noqa: E731
     stage = adapting.Stage(
-        "lips", adapting.LIPS, batches, lambda batch: (parameter * batch["x"]).sum(), 4, 1e-2, lambda: next(values), 2
+        "lips", adapting.LIPS, batches, loss, 4, 1e-2, lambda: next(values), checks=2, least_gain=least_gain
     )
     steps, first, best = adapting.train(model, stage, "no", adapting.stop_time(5))
-    assert (steps, first, best) == (0, 1.0, 1.0)
+    assert (steps, first, best) == (0, 1.0, min(1.0, *found))
     assert not adapting.lora_parameters(model, adapting.LIPS) and adapting.lora_parameters(model, adapting.PAINTER)
     assert not any("expression_decoder" in path for path in model.peft_config[adapting.ADAPTER].target_modules)
     assert torch.equal(model.visual_tokenizer.expression(codes), before)

@@ -93,6 +93,7 @@ class Stage:
         validate: how wrong it is on frames that it does not learn from.
         steps, learning_rate: of Adam, on a cosine.
         checks: how many times it is validated; the best state stays, which may be that of the base.
+        least_gain: by what share of the base's validation it must be better to stay.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Stage:
     learning_rate: float
     validate: Callable[[], float]
     checks: int = 6
+    least_gain: float = 0.0
 
 
 def stop_time(minutes: float) -> float:
@@ -157,15 +159,20 @@ def train(model: AvatarSyncModel, stage: Stage, mixed_precision: str, until: flo
                 bar.total = steps
                 tqdm.write(f"{stage.name}: {steps} of {stage.steps} steps fit into the time")
         bar.update()
-        if (index + 1) * stage.checks // steps > index * stage.checks // steps:
+        late = index + 1 > PROBE_STEPS and time.monotonic() + cost > until
+        if late or (index + 1) * stage.checks // steps > index * stage.checks // steps:
             value = stage.validate()
             bar.set_postfix_str(f"{before:.4f} → {value:.4f}")
             if value < best:
                 best, best_state, best_step = value, state(), index + 1
+        if late and index + 1 < steps:
+            tqdm.write(f"{stage.name}: stopped after {index + 1} of {steps} steps, the time is up")
+            break
     bar.close()
     with torch.no_grad():
         for name, value in best_state.items():
             parameters[name].copy_(value)
-    if best_step == 0:
+    if best_step == 0 or best > (1 - stage.least_gain) * before:
         take_out(model, stage.part)
+        return 0, before, best
     return best_step, before, best

@@ -29,7 +29,7 @@ class Faces:
         pixels: `(N, 3, S, S)` uint8.
         landmarks: `(N, 468, 2)` in fractions of S.
         expressions: `(N, 468, 2)` on the neutral face.
-        codes: `(N, K, D)` continuous, by the base's encoder.
+        codes: `(N, K, D)` continuous, by the base's encoder, which sees each frame beside the resting face.
         clips: `(N,)`.
     """
 
@@ -49,17 +49,35 @@ class Faces:
 
 
 @torch.no_grad()
-def load_faces(rows: Rows, resting: torch.Tensor, tokenizer: VisualTokenizerModel) -> Faces:
-    """All frames of `rows` under a resting face `(468, 2)`."""
+def stillest(landmarks: torch.Tensor, resting: torch.Tensor) -> int:
+    """Index of the face, of landmarks `(N, 468, 2)`, that is nearest to a resting one `(468, 2)`."""
+    return int((landmarks - resting).abs().mean((1, 2)).argmin())
+
+
+def load_faces(
+    rows: Rows, resting: torch.Tensor, tokenizer: VisualTokenizerModel, beside: torch.Tensor | None = None
+) -> Faces:
+    """All frames of `rows` under a resting face `(468, 2)`.
+
+    Args:
+        beside: `(3, S, S)` uint8, the person at rest, for the encoder; None: the stillest of these frames.
+    """
     crops = [rows.crop(row, frame) for row in range(len(rows)) for frame in range(rows.num_frames[row])]
     pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
     landmarks = torch.from_numpy(rows.all_landmarks().copy())
-    codes = [
-        tokenizer.encode(part.to(tokenizer.device) / 127.5 - 1).float().cpu() for part in pixels.split(ENCODE_BATCH)
-    ]
+    if beside is None:
+        beside = pixels[stillest(landmarks, resting)]
+    codes = [encode_beside(tokenizer, part, beside[None]) for part in pixels.split(ENCODE_BATCH)]
     expressions = to_neutral(landmarks, resting.expand(len(landmarks), -1, -1))
     clips = torch.from_numpy(np.repeat(np.arange(len(rows)), rows.num_frames))
     return Faces(pixels, landmarks, expressions, torch.cat(codes), clips)
+
+
+@torch.no_grad()
+def encode_beside(tokenizer: VisualTokenizerModel, pixels: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+    """Continuous codes `(B, K, D)` of frames `(B, 3, S, S)` uint8 beside one picture `(1, 3, S, S)` of the person."""
+    frames, other = (part.to(tokenizer.device) / 127.5 - 1 for part in (pixels, beside.expand_as(pixels)))
+    return tokenizer.encode(frames, other).float().cpu()
 
 
 def resting_face_by(aligner: FaceAlignerModel, rows: Rows, crop_size: int) -> torch.Tensor:
@@ -83,8 +101,7 @@ def choose_references(faces: Faces, resting: torch.Tensor, digest: str, base: st
 
     The first is the frame nearest to the resting face, the others are as unlike it and each other as can be.
     """
-    still = (faces.landmarks - resting).abs().mean((1, 2))
-    chosen = [int(still.argmin())]
+    chosen = [stillest(faces.landmarks, resting)]
     for _ in range(min(NUM_REFERENCES, len(faces)) - 1):
         distances = [(faces.expressions - faces.expressions[index]).abs().mean((1, 2)) for index in chosen]
         chosen.append(int(torch.stack(distances).amin(0).argmax()))

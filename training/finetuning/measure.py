@@ -2,7 +2,9 @@
 
 All in crops that follow the head, so that it stands still and only the face is compared.
 
-- *Reconstructed*: each frame's own codes, discrete, decoded on the clip's first frame.
+- *Reconstructed*: each frame's own codes, discrete, decoded on the clip's first frame. The encoder sees the frame
+  beside what there is of the person: the base beside that first frame, the adapted model beside the adapter's resting
+  face.
 - *Spoken*: the whole system, from the clip's phonemes and first frame.
 """
 
@@ -21,7 +23,7 @@ from avatarsync.identity import FaceEmbedding
 from avatarsync.metrics import pearson, psnr
 from avatarsync.modeling_visual_tokenizer import Reference
 
-from .faces import Faces
+from .faces import Faces, encode_beside
 
 EVERY_NTH_FRAME = 3
 SHEET_ROWS, TILE = 6, 128
@@ -80,7 +82,10 @@ def measure(
         if references is not None:
             reference, resting = (references.personalise(tokenizer, known) for known in (reference, resting))
         chosen = case.frames[::EVERY_NTH_FRAME]
-        codes = tokenizer.quantize(faces.codes[chosen].to(model.device)).codes
+        own = faces.codes[chosen]
+        if references is None:
+            own = torch.cat([encode_beside(tokenizer, faces.pixels[part], case.pixels) for part in chosen.split(32)])
+        codes = tokenizer.quantize(own.to(model.device)).codes
         pictures, _ = decode(model, codes, reference)
         drawn.append(pictures)
         parts = {"reconstructed": (pictures, chosen)}

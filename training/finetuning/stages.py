@@ -42,6 +42,8 @@ PREDICTED_SHARE = 0.7  # of the keyframes that interpolation learns between
 FRAMES_A_CLIP = 4  # interpolation and lips see so many times more examples a batch than the painter
 VALIDATION_FRAMES = 48
 MIN_CLIPS = 4  # with fewer there is nothing to validate speech with
+# What speaks must be better by this share of its error: less is chance, on the few clips that it is judged by.
+LEAST_SPEAKING_GAIN = 0.05
 
 
 def reference_of(tokenizer: VisualTokenizerModel, batch: dict[str, torch.Tensor]) -> Reference:
@@ -127,7 +129,7 @@ def choose_speaking_reference(model: AvatarSyncModel, clips: list[Clip], referen
     candidates = [own, *(codes[None] for codes in references)]
     errors = [speaking_error(model, judge, predict(model, judge, codes)) for codes in candidates]
     best = int(np.argmin(errors))
-    return best - 1 if best else None
+    return best - 1 if errors[best] < (1 - LEAST_SPEAKING_GAIN) * errors[0] else None
 
 
 def keyframe_stage(model: AvatarSyncModel, clips: list[Clip], references: torch.Tensor, args) -> Stage:
@@ -146,6 +148,7 @@ def keyframe_stage(model: AvatarSyncModel, clips: list[Clip], references: torch.
         args.keyframe_steps,
         args.keyframe_learning_rate,
         lambda: speaking_error(model, judge, predict(model, judge, references)),
+        least_gain=LEAST_SPEAKING_GAIN,
     )
 
 
@@ -179,7 +182,8 @@ def frame_stages(model: AvatarSyncModel, clips: list[Clip], references: torch.Te
         return speaking_error(model, judge, judged)
 
     steps, rate = args.interpolation_steps, args.interpolation_learning_rate
+    judged_by = {"steps": steps, "learning_rate": rate, "validate": validate, "least_gain": LEAST_SPEAKING_GAIN}
     return [
-        Stage("interpolation: own movements", INTERPOLATION, batches, interpolation_loss, steps, rate, validate),
-        Stage("expression decoder: own lips", LIPS, batches, lips_loss, steps, rate, validate),
+        Stage("interpolation: own movements", INTERPOLATION, batches, interpolation_loss, **judged_by),
+        Stage("expression decoder: own lips", LIPS, batches, lips_loss, **judged_by),
     ]

@@ -22,7 +22,6 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .attention_masks import (
@@ -35,7 +34,7 @@ from .attention_masks import (
 from .configuration_avatarsync import KeyframeGeneratorConfig
 from .errors import InvalidArgumentError
 from .quantizers import digits_to_ids, ids_to_digits
-from .text_frame_attention import Memory, Rotation, TextFrameAttention
+from .text_frame_attention import EncodedUnits, KeyframeBlock, Memory, Rotation
 
 ROW_KINDS = 5
 DURATION, UNIT, CONDITION, REFERENCE, FRAME = range(ROW_KINDS)
@@ -54,35 +53,6 @@ class KeyframeOutput(ModelOutput):
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     codes: torch.Tensor | None = None
-
-
-class KeyframeBlock(GradientCheckpointingLayer):
-    """Pre-norm Transformer block."""
-
-    def __init__(self, config: KeyframeGeneratorConfig):
-        super().__init__()
-        width = int(config.mlp_ratio * config.hidden_size)
-        self.attention_norm = nn.RMSNorm(config.hidden_size)
-        self.attention = TextFrameAttention(config)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.hidden_size, width), nn.GELU(approximate="tanh"), nn.Linear(width, config.hidden_size)
-        )
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        memories: list[Memory],
-        mask: torch.Tensor | None = None,
-        rotation: Rotation | None = None,
-        previous_mask: torch.Tensor | None = None,
-        past: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rows, and the keys and values of their group; arguments as `TextFrameAttention.forward`."""
-        mixed, key, value = self.attention(self.attention_norm(hidden), memories, mask, rotation, previous_mask, past)
-        hidden = hidden + self.dropout(mixed)
-        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden))), key, value
 
 
 class KeyframeGeneratorModel(PreTrainedModel):
@@ -206,10 +176,9 @@ class KeyframeGeneratorModel(PreTrainedModel):
         Raises:
             InvalidArgumentError: if an option is out of range or the shapes do not fit.
         """
-        unit_mask = self._check_inputs(unit_ids, durations, condition, reference_codes, unit_mask)
+        encoded = self.encode(unit_ids, durations, condition, reference_codes, unit_mask)
         noise = self._draw_noise(unit_ids.shape[1], temperature, top_k, generator, expected)
-        memories = self._encode(unit_ids, durations, condition, reference_codes, unit_mask)
-        return self._decode(memories, unit_mask, temperature, top_k, noise, expected)
+        return self.decode(encoded, temperature, top_k, noise, expected)
 
     @torch.no_grad()
     def generate_blocks(
@@ -236,6 +205,37 @@ class KeyframeGeneratorModel(PreTrainedModel):
         Raises:
             InvalidArgumentError: as `generate`, and where the reach of a frame is unbounded.
         """
+        noise = self._draw_noise(unit_ids.shape[1], temperature, top_k, generator, expected)
+        inputs = (unit_ids, durations, condition, reference_codes)
+        for encoded in self.encode_blocks(*inputs, block_size=block_size, first_block_size=first_block_size):
+            block_noise = None if noise is None else noise[encoded.span]
+            yield self.decode(encoded, temperature, top_k, block_noise, expected)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        unit_ids: torch.Tensor,
+        durations: torch.Tensor,
+        condition: torch.Tensor | None,
+        reference_codes: torch.Tensor,
+        unit_mask: torch.Tensor | None = None,
+    ) -> EncodedUnits:
+        """What all frames read; arguments as `forward` takes them, and its errors."""
+        unit_mask = self._check_inputs(unit_ids, durations, condition, reference_codes, unit_mask)
+        memories = self._encode(unit_ids, durations, condition, reference_codes, unit_mask)
+        return EncodedUnits(memories, unit_mask, slice(0, unit_ids.shape[1]))
+
+    @torch.no_grad()
+    def encode_blocks(
+        self,
+        unit_ids: torch.Tensor,
+        durations: torch.Tensor,
+        condition: torch.Tensor | None,
+        reference_codes: torch.Tensor,
+        block_size: int = 64,
+        first_block_size: int | None = None,
+    ) -> Iterator[EncodedUnits]:
+        """What `generate_blocks` decodes; arguments and errors as there."""
         if self.reach is None or self.config.frame_context != "none":
             raise InvalidArgumentError(
                 f"attention mode {self.config.attention_mode!r} with frame_context {self.config.frame_context!r} "
@@ -246,7 +246,6 @@ class KeyframeGeneratorModel(PreTrainedModel):
             raise InvalidArgumentError(f"block_size is {block_size}, of the first {size}: give at least 1")
         unit_mask = self._check_inputs(unit_ids, durations, condition, reference_codes, None)
         num_units = unit_ids.shape[1]
-        noise = self._draw_noise(num_units, temperature, top_k, generator, expected)
         past_units, future_units = self.reach
         start = 0
         while start < num_units:
@@ -261,20 +260,25 @@ class KeyframeGeneratorModel(PreTrainedModel):
                 unit_mask[:, around],
             )
             memories = [[units.of_groups(inside), reference] for units, reference in memories]
-            block_noise = None if noise is None else noise[start:stop]
-            yield self._decode(memories, unit_mask[:, start:stop], temperature, top_k, block_noise, expected)
+            yield EncodedUnits(memories, unit_mask[:, start:stop], slice(start, stop))
             start, size = stop, min(2 * size, block_size)
 
-    def _decode(
+    @torch.no_grad()
+    def decode(
         self,
-        memories: list[list[Memory]],
-        unit_mask: torch.Tensor,
-        temperature: float,
-        top_k: int | None,
-        noise: torch.Tensor | None,
-        expected: bool,
+        encoded: EncodedUnits,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        noise: torch.Tensor | None = None,
+        expected: bool = False,
     ) -> KeyframeOutput:
-        """Token after token of all frames of `unit_mask` `(B, T)`, given what `_encode` returned for them."""
+        """Token after token of all frames of what was encoded.
+
+        Args:
+            temperature, top_k, expected: as `generate` takes them.
+            noise: `(T, K, F)` in [0, 1), for a temperature above 0.
+        """
+        memories, unit_mask = encoded.memories, encoded.unit_mask
         previous_mask = self._has_previous(unit_mask)
         content = self.begin.expand(*unit_mask.shape, 1, -1)
         cache = [None] * len(self.blocks)

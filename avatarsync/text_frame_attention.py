@@ -7,11 +7,13 @@ embedding (RoPE).
 Shapes: B items, G groups, M new rows and N readable rows of a group, H heads of D channels.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_avatarsync import KeyframeGeneratorConfig
 
@@ -51,9 +53,33 @@ class Memory(NamedTuple):
     mask: torch.Tensor | None = None
     query_rotation: Rotation | None = None
 
-    def of_groups(self, groups: slice) -> "Memory":
-        """What some of the groups may read, of a memory with one window of keys for each."""
-        return self._replace(key=self.key[:, groups], value=self.value[:, groups], mask=self.mask[:, groups])
+    def of_groups(self, groups: slice | torch.Tensor) -> "Memory":
+        """What some of the groups may read, of a memory whose mask has all of them."""
+        rotation, mask = self.query_rotation, self.mask[:, groups]
+        if self.key.dim() == 4:  # all groups share the keys
+            rotation = rotation and Rotation(*(values[groups] for values in rotation))
+            return self._replace(mask=mask, query_rotation=rotation)
+        return self._replace(key=self.key[:, groups], value=self.value[:, groups], mask=mask)
+
+
+@dataclass
+class EncodedUnits:
+    """What the frames of some units read of units and reference: to be decoded, and more than once.
+
+    Attributes:
+        memories: [units, reference] of each layer.
+        unit_mask: `(B, T)`, False at padding.
+        span: the units' place in the whole sequence.
+    """
+
+    memories: list[list[Memory]]
+    unit_mask: torch.Tensor
+    span: slice
+
+    def of_frames(self, frames: torch.Tensor) -> "EncodedUnits":
+        """The same for some frames alone, `(N,)` indices; for frame_context "none", where none reads another."""
+        memories = [[units.of_groups(frames), reference] for units, reference in self.memories]
+        return EncodedUnits(memories, self.unit_mask[:, frames], self.span)
 
 
 def attend(query: torch.Tensor, memories: list[Memory]) -> torch.Tensor:
@@ -129,4 +155,33 @@ class TextFrameAttention(nn.Module):
         return self.output(mixed.transpose(2, 3).flatten(-2)), key, value
 
 
-__all__ = ["Memory", "Rotation", "TextFrameAttention"]
+class KeyframeBlock(GradientCheckpointingLayer):
+    """Pre-norm Transformer block."""
+
+    def __init__(self, config: KeyframeGeneratorConfig):
+        super().__init__()
+        width = int(config.mlp_ratio * config.hidden_size)
+        self.attention_norm = nn.RMSNorm(config.hidden_size)
+        self.attention = TextFrameAttention(config)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.hidden_size, width), nn.GELU(approximate="tanh"), nn.Linear(width, config.hidden_size)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        memories: list[Memory],
+        mask: torch.Tensor | None = None,
+        rotation: Rotation | None = None,
+        previous_mask: torch.Tensor | None = None,
+        past: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows, and the keys and values of their group; arguments as `TextFrameAttention.forward`."""
+        mixed, key, value = self.attention(self.attention_norm(hidden), memories, mask, rotation, previous_mask, past)
+        hidden = hidden + self.dropout(mixed)
+        return hidden + self.dropout(self.mlp(self.mlp_norm(hidden))), key, value
+
+
+__all__ = ["EncodedUnits", "KeyframeBlock", "Memory", "Rotation", "TextFrameAttention"]

@@ -285,6 +285,18 @@ def test_blocks_that_grow_equal_the_whole(mode):
     assert torch.equal(torch.cat([block.codes for block in blocks], dim=1), whole.codes)
 
 
+@pytest.mark.parametrize("mode", ["full", "causal", "limited_history", "one_to_one", "window"])
+def test_some_frames_are_decoded_like_all(mode):
+    """What was encoded once is decoded again, for the frames that somebody doubts."""
+    model, inputs = make(mode), make_inputs(2, 20)
+    whole, encoded = model.generate(**inputs), model.encode(**inputs)
+    frames = torch.tensor([1, 4, 5, 19])
+    some = model.decode(encoded.of_frames(frames))
+    assert torch.equal(some.codes, whole.codes[:, frames])
+    torch.testing.assert_close(some.logits, whole.logits[:, frames], atol=1e-5, rtol=1e-5)
+    assert torch.equal(model.decode(encoded).codes, whole.codes), "decoding leaves what was encoded as it is"
+
+
 @pytest.mark.parametrize("mode, frame_context", [("full", "none"), ("causal", "none"), ("window", "previous")])
 def test_blocks_are_refused_where_they_would_differ(mode, frame_context):
     with pytest.raises(InvalidArgumentError, match="use generate"):

@@ -46,10 +46,12 @@ def rasterize_triangles(
                 side_of_edge = across[:, None, None] * (y - start[:, 1, None, None])
                 side_of_edge = side_of_edge - down[:, None, None] * (x - start[:, 0, None, None])
                 inside &= side_of_edge >= -1e-4
-            pixel = (owner[chosen, None, None] * height + y) * width + x
-            label = chosen[:, None, None].expand_as(pixel)
-            covered.scatter_reduce_(0, pixel[inside], label[inside], "amax")
-        previous, side = side, side * 2
+            place = torch.nonzero(inside.flatten()).flatten()
+            label = chosen[place // side**2]
+            x = low[label, 0] + place % side
+            y = low[label, 1] + place % side**2 // side
+            covered.scatter_reduce_(0, (owner[label] * height + y) * width + x, label, "amax")
+        previous, side = side, side * 3 // 2
     return covered.view(batch, height, width)
 
 

@@ -42,9 +42,7 @@ def make_inputs(batch=2, num_units=T):
 
 
 def cut(inputs, units, items=slice(None)):
-    return {
-        name: tensor[items] if name == "reference_codes" else tensor[items, units] for name, tensor in inputs.items()
-    }
+    return {name: rows[items] if name == "reference_codes" else rows[items, units] for name, rows in inputs.items()}
 
 
 def changed_frames(one, other):
@@ -60,9 +58,8 @@ def dense_logits(model, inputs, labels, unit_mask):
     config, size = model.config, model.config.hidden_size
     batch, num_units = labels.shape[:2]
     kind, index = model.kind_embedding.weight, model.index_embedding.weight
-    bins = torch.logspace(
-        math.log10(config.min_duration), math.log10(config.max_duration), config.num_duration_bins
-    ).log()
+    ends = math.log10(config.min_duration), math.log10(config.max_duration)
+    bins = torch.logspace(*ends, config.num_duration_bins).log()
     nearest = (inputs["durations"].log().unsqueeze(-1) - bins).abs().argmin(-1)
     base = config.code_base
 
@@ -260,37 +257,24 @@ def test_loss_is_the_cross_entropy_over_what_is_not_padding(mode, frame_context)
 
 
 @bounded_mode
-@pytest.mark.parametrize("block_size", [1, 3, 64])
+@pytest.mark.parametrize(
+    "block_size, first, sizes", [(1, None, [1] * 20), (3, 3, [3] * 6 + [2]), (64, None, [20]), (7, 2, [2, 4, 7, 7])]
+)
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.5}, {"expected": True}])
-def test_blocks_equal_the_whole(mode, block_size, options):
+def test_blocks_equal_the_whole(mode, block_size, first, sizes, options):
     model, inputs = make(mode), make_inputs(2, 20)
     whole = model.generate(**inputs, **options, generator=torch.Generator().manual_seed(3))
-    blocks = list(
-        model.generate_blocks(**inputs, block_size=block_size, **options, generator=torch.Generator().manual_seed(3))
-    )
-    assert len(blocks) == -(-20 // block_size)
+    options = options | {"block_size": block_size, "first_block_size": first}
+    blocks = list(model.generate_blocks(**inputs, **options, generator=torch.Generator().manual_seed(3)))
+    assert [block.codes.shape[1] for block in blocks] == sizes
     assert torch.equal(torch.cat([block.codes for block in blocks], dim=1), whole.codes)
-    logits = torch.cat([block.logits for block in blocks], dim=1)
-    torch.testing.assert_close(logits, whole.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat([b.logits for b in blocks], dim=1), whole.logits, atol=1e-5, rtol=1e-5)
 
 
-@bounded_mode
-def test_blocks_that_grow_equal_the_whole(mode):
-    model, inputs = make(mode), make_inputs(2, 20)
-    options = {"temperature": 1.5, "generator": torch.Generator().manual_seed(3)}
-    whole = model.generate(**inputs, **options)
-    options["generator"].manual_seed(3)
-    blocks = list(model.generate_blocks(**inputs, block_size=7, first_block_size=2, **options))
-    assert [block.codes.shape[1] for block in blocks] == [2, 4, 7, 7]
-    assert torch.equal(torch.cat([block.codes for block in blocks], dim=1), whole.codes)
-
-
-@pytest.mark.parametrize("mode", ["full", "causal", "limited_history", "one_to_one", "window"])
+@every_mode
 def test_some_frames_are_decoded_like_all(mode):
-    """What was encoded once is decoded again, for the frames that somebody doubts."""
-    model, inputs = make(mode), make_inputs(2, 20)
+    model, inputs, frames = make(mode), make_inputs(2, 20), torch.tensor([1, 4, 5, 19])
     whole, encoded = model.generate(**inputs), model.encode(**inputs)
-    frames = torch.tensor([1, 4, 5, 19])
     some = model.decode(encoded.of_frames(frames))
     assert torch.equal(some.codes, whole.codes[:, frames])
     torch.testing.assert_close(some.logits, whole.logits[:, frames], atol=1e-5, rtol=1e-5)

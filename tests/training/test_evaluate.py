@@ -185,7 +185,8 @@ class Blurring(torch.nn.Module):
     def prepare_reference(self, pixels, landmarks):
         return Reference(pixels, landmarks, pixels, landmarks, pixels[:, :1])
 
-    def encode(self, pixels):
+    def encode(self, pixels, reference_pixels):
+        assert pixels.shape == reference_pixels.shape and not torch.equal(pixels, reference_pixels)
         return pixels
 
     def quantize(self, continuous):

@@ -18,6 +18,7 @@ LIP_INSET, MAX_INSET_SHARE, OPEN_GAP = 0.012, 0.7, 0.008
 HIDDEN_SHARE, CLOSING_SHARE = 0.4, 0.7
 # The line between closed lips: its half width, of the crop's side, and what it leaves of red, green and blue.
 LINE_WIDTH, LINE_COLOUR = 0.007, (0.55, 0.42, 0.42)
+LINE_REACH = 4.0  # half widths from its middle beyond which it is nothing
 
 LOWER, UPPER = list(LOWER_LIP_POSITIONS), list(UPPER_LIP_POSITIONS)
 
@@ -79,21 +80,38 @@ def lip_line(reference: torch.Tensor, target: torch.Tensor, size: int) -> torch.
     Args:
         reference, target: landmarks `(B, 468, 2)` in fractions of the crop's side.
     """
+    line = target.new_zeros(len(target), 1, size, size)
+    strength = F.pad(closing_share(reference, target), (1, 1))  # the line ends in the corners
+    if not strength.any():
+        return line
     inner = target[:, list(INNER_LIPS)]
     middle = (inner[:, LOWER] + inner[:, UPPER]) / 2  # (B, 9, 2), from the right corner to the left one
     points = torch.cat([inner[:, :1], middle, inner[:, 10:11]], 1).contiguous()  # (B, 11, 2)
-    strength = F.pad(closing_share(reference, target), (1, 1))  # the line ends in the corners
-    cells = (torch.arange(size, device=target.device, dtype=target.dtype) + 0.5) / size
     x = points[..., 0].contiguous()
-    right = torch.searchsorted(x, cells.expand(len(x), -1).contiguous()).clamp(1, x.shape[1] - 1)  # (B, size)
+    columns = _cells_within(x, 0.0, size)
+    rows = _cells_within(points[..., 1], LINE_REACH * LINE_WIDTH, size)
+    cells = (torch.arange(size, device=target.device, dtype=target.dtype) + 0.5) / size
+    across, down = cells[columns], cells[rows]
+    right = torch.searchsorted(x, across.expand(len(x), -1).contiguous()).clamp(1, x.shape[1] - 1)  # (B, w)
     start, end = x.gather(1, right - 1), x.gather(1, right)
-    share = ((cells - start) / (end - start).clamp_min(1e-4)).clamp(0, 1)
+    share = ((across - start) / (end - start).clamp_min(1e-4)).clamp(0, 1)
 
     def between(values: torch.Tensor) -> torch.Tensor:
         return values.gather(1, right - 1) * (1 - share) + values.gather(1, right) * share
 
-    distance = (cells[:, None] - between(points[..., 1])[:, None]) / LINE_WIDTH  # (B, size, size)
-    return (between(strength)[:, None] * torch.exp(-(distance**2)))[:, None]
+    distance = ((down[:, None] - between(points[..., 1])[:, None]) / LINE_WIDTH).abs()  # (B, h, w)
+    strength = between(strength)[:, None] * torch.exp(-(distance**2))
+    # Nothing at all beyond its reach, so that a frame is the same whatever lines are drawn beside it.
+    line[:, 0, rows, columns] = torch.where(distance < LINE_REACH, strength, 0.0)
+    return line
+
+
+def _cells_within(coordinates: torch.Tensor, reach: float, size: int) -> slice:
+    """The cells, of `size`, that lie between the least and the greatest of some coordinates, or less than `reach`
+    beyond; coordinates are fractions of the side."""
+    low, high = (float(bound) * size for bound in coordinates.detach().nan_to_num().aminmax())
+    beyond = reach * size
+    return slice(min(max(int(low - beyond), 0), size), min(max(int(high + beyond) + 1, 0), size))
 
 
 def darken(pictures: torch.Tensor, line: torch.Tensor, black: float) -> torch.Tensor:

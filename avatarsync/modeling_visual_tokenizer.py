@@ -32,7 +32,7 @@ from .face_mesh import (
 from .lip_edges import darken, hide_teeth, inset_open_lips, lip_gaps, lip_line
 from .precision import has_fast_bfloat16
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
-from .warping import mesh_flow, soften, warp
+from .warping import mesh_flow, shrink, soften, warp
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
 EDGE_WEIGHT = 2.0  # of the paint's gradients against its colours: teeth are edges
@@ -290,33 +290,32 @@ class VisualTokenizerModel(PreTrainedModel):
         cells = size * detail
         source = hide_teeth(reference.landmarks, landmarks)
         flow, mouth = mesh_flow(source * cells, landmarks * cells, cells)
-        mask = (1.5 * soften(mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
-        small_flow, small_mouth, small_mask = flow, mouth, mask
-        if detail > 1:
-            small_flow = F.avg_pool2d(flow, detail) / detail
-            small_mouth, small_mask = F.avg_pool2d(mouth, detail), F.avg_pool2d(mask, detail)
-        moved = warp(reference.pixels, small_flow)
+        moved = warp(reference.pixels, shrink(flow, detail) / detail)
         window = self.mouth_window(reference.landmarks)
-        inputs = cut(torch.cat([moved, reference.pixels, small_mouth, reference.mouth], 1), window, side)
+        own_mouth = cut(mouth, window * detail, side * detail)
+        inputs = cut(torch.cat([moved, reference.pixels, reference.mouth], 1), window, side)
+        inputs = torch.cat([inputs[:, :6], shrink(own_mouth, detail), inputs[:, 6:]], 1)
         # Half of a frame's arithmetic is here. Channels last and, where nothing is to be learned, bfloat16 more than
         # halve its time, and are off by less than a grey level.
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         fast = inputs.device.type == "cpu" and not torch.is_grad_enabled() and has_fast_bfloat16()
         with torch.autocast("cpu", torch.bfloat16) if fast else nullcontext():
             difference, opacity, shading = self.painter(inputs.to(codes.dtype), codes)
-        paint = paste(inputs[:, :3] + difference.to(moved.dtype), moved, window)
-        opacity = paste(opacity.to(moved.dtype), torch.zeros_like(small_mask), window)
+        opacity = opacity.to(moved.dtype)
+        paint = inputs[:, :3] + difference.to(moved.dtype)
+        fine_mask = (1.5 * soften(own_mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
+        painted = inputs[:, :3] + shrink(fine_mask, detail) * opacity * (paint - inputs[:, :3])
         line = lip_line(reference.landmarks, landmarks, cells)
-        small_line = F.avg_pool2d(line, detail) if detail > 1 else line
         outline = list(OUTER_LIPS)
         motion = (landmarks[:, outline] - reference.landmarks[:, outline]).norm(dim=-1).amax(1)  # (B,)
         moving = (motion / SHADED_MOTION).clamp(max=1)[:, None, None, None]
         shading = soften(shading.to(moved.dtype), SHADING_SOFTNESS * size) * moving
         shading = paste(shading, torch.zeros_like(moved), window)
-        pixels = darken(moved + small_mask * opacity * (paint - moved), small_line, -1.0) + shading
+        pixels = darken(paste(painted, moved, window), shrink(line, detail), -1.0) + shading
         if detail > 1:
             opacity = F.interpolate(opacity, scale_factor=detail, mode="bilinear")
-        return DecoderOutput(pixels, landmarks, expression, flow, mask * opacity, paint, line, shading)
+        mask = paste(fine_mask * opacity, torch.zeros_like(mouth), window * detail)
+        return DecoderOutput(pixels, landmarks, expression, flow, mask, paste(paint, moved, window), line, shading)
 
     def mouth_window(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Upper left corner `(B, 2)`, whole pixels, of the painter's window about the mouth."""

@@ -9,6 +9,7 @@ therefore enlarged once, bicubically, and read bilinearly, in strips of rows tha
 all frames of a batch are drawn from them. That takes a third of the time and differs by less than a grey level.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -225,7 +226,7 @@ class FaceRenderer:
     ) -> tuple[slice, slice, torch.Tensor | None]:
         """Rows and columns of the part that the face's own motion moves, and what it adds to their grid
         `(B, h, w, 2)`."""
-        box = self._box((decoded.flow != 0).any(1, keepdim=True))
+        box = self._box(_where_any(decoded.flow != 0))
         if box is None:
             return slice(0, 0), slice(0, 0), None
         rows, columns = box
@@ -247,25 +248,34 @@ class FaceRenderer:
     def _draw_mouth(self, part: torch.Tensor, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> None:
         """Paint into the part `(B, h, w, 3) uint8`: the mouth's interior, the line between shut lips, the shading."""
         masks = torch.cat([decoded.mask, decoded.line], 1)
-        drawn = (masks > STILL_MASK).any(1, keepdim=True)
-        shaded = F.interpolate((decoded.shading != 0).any(1, keepdim=True).float(), drawn.shape[2:]) > 0
-        box = self._box(drawn | shaded)
-        if box is None:
+        painted, shaded = self._box(_where_any(masks > STILL_MASK)), self._box(_where_any(decoded.shading != 0))
+        if painted is None and shaded is None:
             return
-        lookup = self._lookup(*box, head_poses, len(part))
-        mask, line = F.grid_sample(masks.float(), lookup, padding_mode="zeros", align_corners=False).split(1, 1)
-        paint, shading = (
-            F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)
-            for fields, mode, padding in (
-                (decoded.paint, "bicubic", "border"),
-                (decoded.shading, "bilinear", "zeros"),
-            )
+        # Both boxes lie within this one.
+        boxes = [box for box in (painted, shaded) if box is not None]
+        rows, columns = (
+            slice(min(side.start for side in sides), max(side.stop for side in sides))
+            for sides in zip(*boxes, strict=True)
         )
-        rows, columns = _moved(box[0], self.rows.start), _moved(box[1], self.columns.start)
-        face = part[:, rows, columns].permute(0, 3, 1, 2).to(paint)
-        face = face + torch.where(mask > STILL_MASK, mask, 0.0) * ((paint + 1) * 127.5 - face)
-        face = darken(face, torch.where(line > STILL_MASK, line, 0.0), 0.0) + shading * 127.5
-        part[:, rows, columns] = face.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).to(part.device)
+        pixels = part[:, _moved(rows, self.rows.start), _moved(columns, self.columns.start)]
+        face = pixels.permute(0, 3, 1, 2).to(decoded.paint)
+
+        def sample(fields: torch.Tensor, box: tuple[slice, slice], mode: str, padding: str) -> torch.Tensor:
+            lookup = self._lookup(*box, head_poses, len(part))
+            return F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)
+
+        def within(box: tuple[slice, slice]) -> torch.Tensor:
+            return face[:, :, _moved(box[0], -rows.start), _moved(box[1], -columns.start)]
+
+        if painted is not None:
+            masks = sample(masks, painted, "bilinear", "zeros")
+            paint = sample(decoded.paint, painted, "bicubic", "border")
+            mask, line = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
+            mouth = within(painted)
+            mouth.copy_(darken(mouth + mask * ((paint + 1) * 127.5 - mouth), line, 0.0))
+        if shaded is not None:
+            within(shaded).add_(sample(decoded.shading, shaded, "bilinear", "zeros"), alpha=127.5)
+        pixels.copy_(face.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1))
 
     def _lookup(self, rows: slice, columns: slice, head_poses: torch.Tensor | None, batch: int) -> torch.Tensor:
         """Places `(B, h, w, 2)` in the crop of some pixels of the face."""
@@ -412,6 +422,11 @@ def _with_head(
     for pose, direction in zip(head_poses.unbind(1), head, strict=True):
         places = torch.addcmul(places, pose[:, None], direction)
     return places
+
+
+def _where_any(cells: torch.Tensor) -> torch.Tensor:
+    """`(B, 1, H, W)`, whether any channel of `(B, C, H, W)` bool is set; several times as fast as `any`."""
+    return functools.reduce(torch.logical_or, cells.split(1, 1))
 
 
 def _moved(span: slice, by: int) -> slice:

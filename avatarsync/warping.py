@@ -11,6 +11,8 @@ from . import face_mesh
 
 # A triangle whose corners all move by less than this many pixels counts as standing still.
 STILL = 0.02
+LEVEL = 1e-9  # pixels: an edge that rises by less bounds no row
+EDGE_TOLERANCE = 1e-4  # square pixels: a pixel centre on the edge between two triangles belongs to both
 
 
 def rasterize_triangles(
@@ -26,33 +28,36 @@ def rasterize_triangles(
         `(batch, height, width)` index into `corners`, -1 where none; where several overlap, the last one.
     """
     covered = torch.full((batch * height * width,), -1, dtype=torch.long, device=corners.device)
-    low = corners.amin(1).ceil().long()
-    extent = (corners.amax(1).floor().long() - low).amax(1) + 1
     edge_a, edge_b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    facing = (edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0] > 1e-6) & (extent > 0)
-    # Triangles of like size share one window of candidate pixels, so that nothing loops over triangles.
-    side, previous = 4, 0
-    while previous < max(height, width):
-        chosen = torch.nonzero(facing & (extent > previous) & (extent <= side)).flatten()
-        if len(chosen):
-            steps = torch.arange(side, device=corners.device)
-            x = low[chosen, 0, None, None] + steps  # (m, 1, side)
-            y = low[chosen, 1, None, None] + steps[:, None]  # (m, side, 1)
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            for i in range(3):
-                start, end = corners[chosen, i], corners[chosen, (i + 1) % 3]
-                across, down = (end - start).unbind(-1)
-                # Ax + By + C ≥ 0 on the inner side of the edge
-                side_of_edge = across[:, None, None] * (y - start[:, 1, None, None])
-                side_of_edge = side_of_edge - down[:, None, None] * (x - start[:, 0, None, None])
-                inside &= side_of_edge >= -1e-4
-            place = torch.nonzero(inside.flatten()).flatten()
-            label = chosen[place // side**2]
-            x = low[label, 0] + place % side
-            y = low[label, 1] + place % side**2 // side
-            covered.scatter_reduce_(0, (owner[label] * height + y) * width + x, label, "amax")
-        previous, side = side, side * 3 // 2
+    facing = edge_a[:, 0] * edge_b[:, 1] - edge_a[:, 1] * edge_b[:, 0] > 1e-6
+    top, bottom = corners[..., 1].amin(1).ceil().clamp_min(0), corners[..., 1].amax(1).floor().clamp_max(height - 1)
+    # A triangle's rows, and in each row the span of pixels between its edges: nothing outside of it is looked at.
+    label, row = _spread((bottom - top + 1).clamp_min(0).long() * facing)
+    low, high = torch.zeros_like(row, dtype=corners.dtype), torch.full_like(row, width - 1, dtype=corners.dtype)
+    for i in range(3):
+        start, edge = corners[:, i], corners[:, (i + 1) % 3] - corners[:, i]
+        across, down = edge.unbind(-1)
+        # Inside is where across · (y - start y) - down · (x - start x) ≥ 0: right of an edge that rises, left of one
+        # that falls.
+        slope = across / down
+        reached = start[:, 0] + slope * (top - start[:, 1]) + EDGE_TOLERANCE / down
+        for ends, beyond, bound in ((down < -LEVEL, -torch.inf, low), (down > LEVEL, torch.inf, high)):
+            here = torch.where(ends, slope, 0.0).index_select(0, label) * row
+            here += torch.where(ends, reached, beyond).index_select(0, label)
+            (torch.maximum if bound is low else torch.minimum)(bound, here, out=bound)
+    low = low.ceil_().long()
+    line = (owner * height + top.long()).index_select(0, label) + row
+    span, column = _spread((high.floor_().long() - low + 1).clamp_min_(0))
+    place = (line * width + low).index_select(0, span).add_(column)
+    covered.scatter_reduce_(0, place, label.index_select(0, span), "amax")
     return covered.view(batch, height, width)
+
+
+def _spread(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of item i as many as `counts[i]`: their i, and their number among those of one i, both `(counts.sum(),)`."""
+    item = torch.repeat_interleave(counts)
+    number = torch.arange(len(item), device=counts.device)
+    return item, number.sub_((counts.cumsum(0) - counts).index_select(0, item))
 
 
 def mesh_flow(
@@ -88,17 +93,30 @@ def mesh_flow(
     along_y = (slopes[:, 1] * edges[:, 0, :1] - slopes[:, 0] * edges[:, 1, :1]) / area[:, None]
     base = offsets[:, 0] - along_x * corners[:, 0, :1] - along_y * corners[:, 0, 1:]
     still = (kinds[triangle] == face_mesh.EYE_INTERIOR)[:, None, None]
-    affine = torch.stack([along_x, along_y, base], 1).masked_fill(still, 0.0)  # (M, 3, 2)
+    affine = torch.stack([along_x, along_y, base], 2).masked_fill(still, 0.0)  # (M, 2, 3)
 
-    inside = covering >= 0
-    flow = torch.zeros(batch, height, width, 2, dtype=reference.dtype, device=reference.device)
-    chosen, (_, y, x) = covering[inside], torch.nonzero(inside, as_tuple=True)
-    here = affine[chosen]  # (P, 3, 2)
-    values = here[:, 0] * x[:, None] + here[:, 1] * y[:, None] + here[:, 2]
-    flow = flow.index_put((inside,), values.to(flow.dtype))
+    flow = torch.zeros(batch, 2, height, width, dtype=reference.dtype, device=reference.device)
     mouth = torch.zeros(batch, 1, height, width, dtype=reference.dtype, device=reference.device)
-    mouth[:, 0][inside] = (kinds[triangle] == face_mesh.MOUTH_INTERIOR)[chosen].to(mouth.dtype)
-    return flow.permute(0, 3, 1, 2), mouth
+    if len(corners) == 0:
+        return flow, mouth
+    # Each pixel looks its triangle up; the first row is for those that have none.
+    interior = (kinds[triangle] == face_mesh.MOUTH_INTERIOR).to(affine)
+    table = F.pad(torch.cat([affine.flatten(1), interior[:, None]], 1), (0, 1, 1, 0))  # (M + 1, 8)
+    rows, columns = _reach(corners[..., 1], height), _reach(corners[..., 0], width)
+    here = F.embedding(covering[:, rows, columns] + 1, table)  # (B, h, w, 8)
+    x = torch.arange(columns.start, columns.stop, device=here.device, dtype=here.dtype)
+    y = torch.arange(rows.start, rows.stop, device=here.device, dtype=here.dtype)[:, None]
+    for axis in range(2):
+        along_x, along_y, base = here[..., 3 * axis : 3 * axis + 3].unbind(-1)
+        flow[:, axis, rows, columns] = along_x * x + along_y * y + base
+    mouth[:, 0, rows, columns] = here[..., 6].detach()
+    return flow, mouth
+
+
+def _reach(coordinates: torch.Tensor, side: int) -> slice:
+    """The pixels, of `side`, between the least and the greatest of some coordinates."""
+    low, high = (int(bound) for bound in coordinates.detach().nan_to_num().aminmax())
+    return slice(min(max(low, 0), side), min(max(high + 1, 0), side))
 
 
 def warp(image: torch.Tensor, flow: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
@@ -110,6 +128,15 @@ def warp(image: torch.Tensor, flow: torch.Tensor, mode: str = "bilinear") -> tor
     grid_y = (2 * (y[:, None] + flow[:, 1]) + 1) / height - 1
     grid = torch.stack([grid_x, grid_y], -1).to(image.dtype)
     return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def shrink(cells: torch.Tensor, times: int) -> torch.Tensor:
+    """Means of `times` by `times` cells of `(B, C, H, W)`: `(B, C, H / times, W / times)`."""
+    if times == 1:
+        return cells
+    # Strided sums: average pooling takes five times as long on a CPU.
+    parts = [cells[..., row::times, column::times] for row in range(times) for column in range(times)]
+    return sum(parts[1:], parts[0]) / times**2
 
 
 def soften(mask: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -95,11 +95,12 @@ def measure(
             real = faces.landmarks[case.frames]
             gaps = [points[:, 14, 1] - points[:, 13, 1] for points in (landmarks[1:], real)]
             figures.setdefault("lip opening r, spoken", []).append(pearson(*(gap.numpy() for gap in gaps)))
-            vectors = [
-                embedding(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1)
-                for part in (spoken[1 :: 4 * EVERY_NTH_FRAME], case.pixels.permute(0, 2, 3, 1).numpy())
-            ]
-            figures.setdefault("identity, spoken", []).append(float((vectors[0] @ vectors[1].T).mean()))
+            said = torch.from_numpy(spoken[1 :: 4 * EVERY_NTH_FRAME]).permute(0, 3, 1, 2)
+            told = (said, case.pixels, faces.pixels[case.frames[:: 4 * EVERY_NTH_FRAME]])
+            drawn_faces, first, real_faces = (embedding(part.float() / 127.5 - 1) for part in told)  # (·, 128)
+            likeness = (drawn_faces @ first.T).mean(), (drawn_faces * real_faces).sum(1).mean()
+            figures.setdefault("identity, spoken, to the reference", []).append(float(likeness[0]))
+            figures.setdefault("identity, spoken, to the real frames", []).append(float(likeness[1]))
         for name, (pictures, indices) in parts.items():
             errors, distances = [], []
             for picture, index in zip(pictures, indices.tolist(), strict=True):

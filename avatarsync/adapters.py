@@ -39,6 +39,8 @@ CONFIG_FILE, WEIGHTS_FILE, REFERENCES_FILE = (
     "references.safetensors",
 )
 REFERENCES_VERSION = "1"
+# What landmarks, and not the encoder, say of a known person's portrait: share of its expression.
+LANDMARKS_SAY = 1 / 3
 # What an adapter may change; the face aligner serves everybody.
 STAGES = ("visual_tokenizer", "keyframe_generator", "interpolation")
 HUB_ID = r"[\w.-]+/[\w.-]+"
@@ -71,8 +73,8 @@ def base_digest(model: nn.Module) -> str:
 class PersonReferences:
     """Pictures of a person that go with the LoRA weights; N references, crops of S pixels.
 
-    - The resting face tells what expression a portrait of this person has by its landmarks alone, exactly as in
-      training, where a model without adapter has to guess it.
+    - The resting face tells what expression a portrait of this person has by its landmarks, where a model without
+      adapter has to guess it.
     - The keyframe generator may be told the codes of one of them in the place of the portrait's, where its lips were
       better so on frames that were not learned from.
 
@@ -134,8 +136,14 @@ class PersonReferences:
 
     @torch.no_grad()
     def personalise(self, tokenizer: VisualTokenizerModel, reference: Reference) -> Reference:
-        """One reference `(1, …)`, a portrait of this person, as this person's."""
-        personal = replace(reference, expression=self.expressions(tokenizer, reference.landmarks))
+        """One reference `(1, …)`, a portrait of this person, as this person's.
+
+        Its expression lies between the guess that it comes with and what its landmarks say: they tremble, and
+        a head that is turned a little looks like an expression. With the landmarks' alone, what is drawn is less like
+        the person (docs/fine_tuning.md).
+        """
+        known = self.expressions(tokenizer, reference.landmarks)
+        personal = replace(reference, expression=torch.lerp(reference.expression.to(known), known, LANDMARKS_SAY))
         if self.speaking is None:
             return personal
         return replace(personal, codes=self.codes(tokenizer)[self.speaking][None])

@@ -22,6 +22,7 @@ from .modeling_interpolation import InterpolationModel
 from .modeling_keyframes import KeyframeGeneratorModel
 from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizerModel
 from .schedule import REST_DURATION, locate
+from .text_frame_attention import EncodedUnits
 
 FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
 KEYFRAMES_AT_ONCE = 64
@@ -81,13 +82,9 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
 
         A mode of unbounded reach yields all keyframes at once.
         """
-        quantizer, generator_config = self.visual_tokenizer.quantizer, self.keyframe_generator.config
-        reference_ids = self.visual_tokenizer.quantize(reference.codes).ids
-        # Eyes are opened and closed by the renderer: keyframes are asked for with open eyes.
-        condition = durations.new_ones(1, len(unit_ids), generator_config.condition_size)
-        inputs = (unit_ids[None], durations[None], condition, reference_ids)
-        model, alone = self.keyframe_generator, generator_config.frame_context == "none"
-        bounded = model.reach is not None and alone
+        inputs = self._generator_inputs(unit_ids, durations, reference)
+        model = self.keyframe_generator
+        bounded = model.reach is not None and model.config.frame_context == "none"
         blocks = {"block_size": KEYFRAMES_AT_ONCE, "first_block_size": FIRST_KEYFRAMES} if bounded else {}
         if temperature > 0:
             sampling = {"temperature": temperature, "generator": generator}
@@ -96,19 +93,31 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
             else:
                 sampled = [model.generate(*inputs, **sampling)]
             for block in sampled:
-                yield quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
+                yield self.visual_tokenizer.quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
             return
         for encoded in model.encode_blocks(*inputs, **blocks) if bounded else [model.encode(*inputs)]:
-            mean = model.decode(encoded, expected=True).logits[0].float()
-            codes = _rounded(quantizer.expected_codes_factorised(mean)).to(self.dtype)
-            gaps = self._lip_gaps(codes)
-            doubtful = torch.nonzero((gaps > SHUT_LIPS) & (gaps < DOUBTFUL_LIPS)).flatten()
-            if len(doubtful):
-                likeliest = model.decode(encoded.of_frames(doubtful) if alone else encoded).codes[0]
-                likeliest = quantizer.ids_to_codes(likeliest if alone else likeliest[doubtful]).to(self.dtype)
-                shut = self._lip_gaps(likeliest) <= SHUT_LIPS
-                codes[doubtful[shut]] = likeliest[shut]
-            yield codes
+            yield self._expected_keyframes(encoded)
+
+    def _generator_inputs(self, unit_ids: torch.Tensor, durations: torch.Tensor, reference: Reference) -> tuple:
+        """Units, durations, condition and reference tokens of one sequence, as the keyframe generator takes them."""
+        # Eyes are opened and closed by the renderer: keyframes are asked for with open eyes.
+        condition = durations.new_ones(1, len(unit_ids), self.keyframe_generator.config.condition_size)
+        return unit_ids[None], durations[None], condition, self.visual_tokenizer.quantize(reference.codes).ids
+
+    def _expected_keyframes(self, encoded: EncodedUnits) -> torch.Tensor:
+        """Codes `(n, K, D)` of what was encoded: the mean, and where the likeliest codes shut the lips, these."""
+        quantizer, model = self.visual_tokenizer.quantizer, self.keyframe_generator
+        alone = model.config.frame_context == "none"
+        mean = model.decode(encoded, expected=True).logits[0].float()
+        codes = _rounded(quantizer.expected_codes_factorised(mean)).to(self.dtype)
+        gaps = self._lip_gaps(codes)
+        doubtful = torch.nonzero((gaps > SHUT_LIPS) & (gaps < DOUBTFUL_LIPS)).flatten()
+        if len(doubtful):
+            likeliest = model.decode(encoded.of_frames(doubtful) if alone else encoded).codes[0]
+            likeliest = quantizer.ids_to_codes(likeliest if alone else likeliest[doubtful]).to(self.dtype)
+            shut = self._lip_gaps(likeliest) <= SHUT_LIPS
+            codes[doubtful[shut]] = likeliest[shut]
+        return codes
 
     def _lip_gaps(self, codes: torch.Tensor) -> torch.Tensor:
         """How far codes `(N, K, D)` open the lips, at the widest place `(N,)`."""
@@ -130,8 +139,12 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         """
         unit_ids = torch.full((2 * REST_CONTEXT + 1,), silent_unit, device=self.device)
         durations = torch.full(unit_ids.shape, REST_DURATION, device=self.device)
-        keyframes = torch.cat(list(self.generate_keyframes(unit_ids, durations, reference)))
-        codes = keyframes[REST_CONTEXT : REST_CONTEXT + 1]
+        model, middle = self.keyframe_generator, torch.tensor([REST_CONTEXT], device=self.device)
+        encoded = model.encode(*self._generator_inputs(unit_ids, durations, reference))
+        if model.config.frame_context == "none":
+            codes = self._expected_keyframes(encoded.of_frames(middle))
+        else:
+            codes = self._expected_keyframes(encoded)[middle]
         silent = self.visual_tokenizer.expression(codes)
         return replace(reference, expression=silent + ENCODER_SAY * (reference.expression - silent))
 

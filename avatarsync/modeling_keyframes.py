@@ -34,7 +34,7 @@ from .attention_masks import (
 from .configuration_avatarsync import KeyframeGeneratorConfig
 from .errors import InvalidArgumentError
 from .quantizers import digits_to_ids, ids_to_digits
-from .text_frame_attention import EncodedUnits, KeyframeBlock, Memory, Rotation
+from .text_frame_attention import EncodedUnits, KeyframeBlock, Memory, Rotation, RowDecoder
 
 ROW_KINDS = 5
 DURATION, UNIT, CONDITION, REFERENCE, FRAME = range(ROW_KINDS)
@@ -278,16 +278,12 @@ class KeyframeGeneratorModel(PreTrainedModel):
             temperature, top_k, expected: as `generate` takes them.
             noise: `(T, K, F)` in [0, 1), for a temperature above 0.
         """
-        memories, unit_mask = encoded.memories, encoded.unit_mask
-        previous_mask = self._has_previous(unit_mask)
+        unit_mask, num_tokens = encoded.unit_mask, self.config.num_tokens
+        next_row = RowDecoder(self.blocks, encoded, self._has_previous(unit_mask), num_tokens)
         content = self.begin.expand(*unit_mask.shape, 1, -1)
-        cache = [None] * len(self.blocks)
         codes, logits = [], []
-        for step in range(self.config.num_tokens):
-            rows = self._frame_rows(content, first=step)  # (B, T, 1, hidden)
-            for layer, block in enumerate(self.blocks):
-                rows, *cache[layer] = block(rows, memories[layer], None, None, previous_mask, cache[layer])
-            logits.append(self._logits(rows))  # (B, T, 1, F, V_f)
+        for step in range(num_tokens):
+            logits.append(self._logits(next_row(self._frame_rows(content, first=step))))  # (B, T, 1, F, V_f)
             step_noise = None if noise is None else noise[:, step : step + 1]
             codes.append(self._choose(logits[-1], temperature, top_k, step_noise))
             content = self._embed_expected(logits[-1]) if expected else self._embed_codes(codes[-1])

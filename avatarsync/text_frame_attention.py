@@ -7,6 +7,7 @@ embedding (RoPE).
 Shapes: B items, G groups, M new rows and N readable rows of a group, H heads of D channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -184,4 +185,104 @@ class KeyframeBlock(GradientCheckpointingLayer):
         return hidden + self.dropout(self.mlp(self.mlp_norm(hidden))), key, value
 
 
-__all__ = ["EncodedUnits", "KeyframeBlock", "Memory", "Rotation", "TextFrameAttention"]
+class LayerDecoder:
+    """One layer for frames whose rows are decoded one by one, when nothing is to be learned: a third of the operations
+    of `KeyframeBlock.forward`, which is what the time of few frames goes into.
+
+    For frames that read no other frame (frame_context "none") and no unit at an absolute position.
+
+    Args:
+        memories: what the frames read, as `EncodedUnits` has them for this layer.
+        num_frames, num_rows: G groups, and the rows that each is going to have.
+    """
+
+    def __init__(self, block: KeyframeBlock, memories: list[Memory], num_frames: int, num_rows: int):
+        self.block, attention, mlp = block, block.attention, block.mlp
+        self.num_heads = attention.num_heads
+        self.project = _side_by_side(attention.query, attention.key, attention.value)
+        self.output, self.widen, self.activate = _side_by_side(attention.output), _side_by_side(mlp[0]), mlp[1]
+        self.narrow = _side_by_side(mlp[2])
+        # Keys and values: those of units and reference, and room for the rows to come, (B·G, H, N, D).
+        keys = [_of_each_group(memory.key, num_frames) for memory in memories]
+        values = [_of_each_group(memory.value, num_frames) for memory in memories]
+        batch, groups, heads, _, channels = keys[0].shape
+        room = keys[0].new_zeros(batch, groups, heads, num_rows, channels)
+        self.key, self.value = (torch.cat([*rows, room], dim=3).flatten(0, 1) for rows in (keys, values))
+        self.length = self.key.shape[2] - num_rows
+        visible = torch.ones(batch, groups, 1, 1, self.key.shape[2], dtype=torch.bool, device=room.device)
+        first = 0
+        for memory, rows in zip(memories, keys, strict=True):
+            if memory.mask is not None:
+                visible[..., first : first + rows.shape[3]] &= memory.mask
+            first += rows.shape[3]
+        self.hidden = None if visible.all() else ~visible.flatten(0, 1)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """One new row of each group `(B·G, hidden)`, which reads what was there and itself."""
+        rows = self.project(self.block.attention_norm(hidden)).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = rows.unbind(1)  # (B·G, H, D)
+        self.key[:, :, self.length], self.value[:, :, self.length] = key, value
+        self.length += 1
+        scores = (query * query.shape[-1] ** -0.5)[:, :, None] @ self.key[:, :, : self.length].transpose(2, 3)
+        if self.hidden is not None:
+            scores.masked_fill_(self.hidden[..., : self.length], torch.finfo(scores.dtype).min)
+        mixed = scores.softmax(-1) @ self.value[:, :, : self.length]  # (B·G, H, 1, D)
+        hidden = hidden + self.output(mixed.flatten(1))
+        return hidden + self.narrow(self.activate(self.widen(self.block.mlp_norm(hidden))))
+
+
+def _of_each_group(rows: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Rows `(B, G, H, N, D)` of rows that all groups share, `(B, H, N, D)`, or not."""
+    return rows if rows.dim() == 5 else rows[:, None].expand(-1, num_groups, -1, -1, -1)
+
+
+def _side_by_side(*layers: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What linear layers make of rows `(N, hidden)`, one beside the other."""
+    if any(type(layer) is not nn.Linear for layer in layers):  # an adapter's
+        return lambda rows: torch.cat([layer(rows) for layer in layers], -1)
+    # Few rows are multiplied up to three times as fast by a matrix that lies in memory as it is read.
+    weight = torch.cat([layer.weight for layer in layers]).t().contiguous()
+    if layers[0].bias is None:
+        return lambda rows: rows @ weight
+    bias = torch.cat([layer.bias for layer in layers])
+    return lambda rows: torch.addmm(bias, rows, weight)
+
+
+class RowDecoder:
+    """Takes the next row of each frame, `(B, T, 1, hidden)`, through all layers, and remembers it.
+
+    Args:
+        blocks: the layers.
+        encoded: what the frames read.
+        previous_mask: as `TextFrameAttention.forward` takes it.
+        num_rows: how many rows of each frame there will be.
+    """
+
+    def __init__(
+        self, blocks: nn.ModuleList, encoded: EncodedUnits, previous_mask: torch.Tensor | None, num_rows: int
+    ):
+        self.blocks, self.memories, self.previous_mask = blocks, encoded.memories, previous_mask
+        self.past: list = [None] * len(blocks)
+        self.layers: list[LayerDecoder] | None = None
+        rotated = any(memory.query_rotation is not None for memories in encoded.memories for memory in memories)
+        if previous_mask is None and not rotated:
+            num_frames = encoded.unit_mask.shape[1]
+            self.layers = [
+                LayerDecoder(block, memories, num_frames, num_rows)
+                for block, memories in zip(blocks, encoded.memories, strict=True)
+            ]
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.layers is None:
+            for layer, block in enumerate(self.blocks):
+                rows, *self.past[layer] = block(
+                    rows, self.memories[layer], None, None, self.previous_mask, self.past[layer]
+                )
+            return rows
+        hidden = rows.flatten(0, 2)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return hidden.view(rows.shape)
+
+
+__all__ = ["EncodedUnits", "KeyframeBlock", "Memory", "Rotation", "RowDecoder", "TextFrameAttention"]

@@ -6,7 +6,7 @@ the codes of later ones. Whoever takes the frames (and encodes them) has his own
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +16,7 @@ from avatarsync.pipelines.solo_threads import ahead, compute_in, solo_threads
 from avatarsync.blinking import eye_openness
 from avatarsync.head_motion import head_poses
 from avatarsync.modeling_avatarsync import AvatarSyncModel
+from avatarsync.modeling_visual_tokenizer import Reference
 from avatarsync.outputs import Making
 from avatarsync.phonemes import PhonemeTrack, Speech
 from avatarsync.processing_avatarsync import ScheduledSpeech
@@ -23,7 +24,7 @@ from avatarsync.rendering import BATCH_MULTIPLE, FaceRenderer
 
 FRAMES_AT_ONCE = 8
 # Of the moving part of the picture: a face that fills a 4K picture is drawn frame by frame.
-PIXELS_AT_ONCE = 2_000_000
+PIXELS_AT_ONCE = 2**21
 MOST_DRAWING = 4  # threads that draw; each holds a batch
 
 
@@ -31,7 +32,7 @@ class FrameStream:
     """An iterator over the frames `(H, W, 3) uint8` of one talking video.
 
     Args:
-        at_rest: whether the portrait counts as partly at rest (`AvatarSyncModel.at_rest`), its own expression unknown.
+        personalise: what is known of the present identity, told to a reference (`Identities.personalise`).
 
     Attributes:
         num_frames, fps, height, width: of the video.
@@ -49,7 +50,7 @@ class FrameStream:
         temperature: float,
         blink: bool,
         motion: str,
-        at_rest: bool,
+        personalise: Callable[[Reference], Reference],
         making: Making,
     ):
         self.num_frames: int = schedule.frames.num_frames
@@ -59,7 +60,7 @@ class FrameStream:
         # A copy: whoever edits the speech afterwards does not rewrite what this video says of itself.
         self.track: PhonemeTrack = copy.deepcopy(speech.track)
         self.making = making
-        self._frames = self._generate(model, renderer, schedule, seed, temperature, blink, motion, at_rest)
+        self._frames = self._generate(model, renderer, schedule, seed, temperature, blink, motion, personalise)
 
     def __len__(self) -> int:
         return self.num_frames
@@ -71,11 +72,13 @@ class FrameStream:
         return next(self._frames)
 
     @staticmethod
-    def _generate(model, renderer, schedule, seed, temperature, blink, motion, at_rest) -> Iterator[np.ndarray]:
+    def _generate(model, renderer, schedule, seed, temperature, blink, motion, personalise) -> Iterator[np.ndarray]:
         device = model.device
         # Noise is drawn on the CPU, so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(seed)
         at_once = max(1, min(FRAMES_AT_ONCE, PIXELS_AT_ONCE // renderer.num_pixels))
+        if at_once > BATCH_MULTIPLE:
+            at_once -= at_once % BATCH_MULTIPLE  # the renderer would fill it up
         times = schedule.frames.times()
         openness = eye_openness(times, seed) if blink else np.ones(len(times), np.float32)
         openness = torch.from_numpy(openness).to(device)
@@ -88,7 +91,7 @@ class FrameStream:
             schedule.durations.to(device),
             schedule.keyframe_times,
             times,
-            renderer.reference,
+            personalise(renderer.reference),
             temperature,
             generator,
         )
@@ -106,8 +109,11 @@ class FrameStream:
 
         with solo_threads(device, 1) as finding, solo_threads(device, MOST_DRAWING) as drawing:
             blocks = ahead(codes, finding)
-            if at_rest:
-                renderer.reference = compute_in(drawing, model.at_rest, renderer.reference, schedule.silent_unit)
+            tables = None if drawing is None else drawing.submit(renderer.prepare)
+            resting = compute_in(drawing, model.at_rest, renderer.reference, schedule.silent_unit)
+            renderer.reference = personalise(resting)
+            if tables is not None:
+                tables.result()
             waiting = min(torch.get_num_threads(), MOST_DRAWING)
             drawn = deque()
             for number, batch in enumerate(batches(blocks)):

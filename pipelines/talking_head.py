@@ -235,13 +235,13 @@ class AvatarSyncPipeline(Identities, Pipeline):
         if frames is not None:
             schedule = select_frames(model, schedule, frames, temperature)
         tokenizer, crop_strategy = self.model.visual_tokenizer, self.model.config.crop_strategy
+        moving_head = motion == "subtle"
         renderer = compute_alone(
-            self.device, FaceRenderer, tokenizer, pixels, alignment, crop_strategy, motion == "subtle"
+            self.device, FaceRenderer, tokenizer, pixels, alignment, crop_strategy, moving_head, prepare=False
         )
-        renderer.reference = self.personalise(renderer.reference)
-        # How open, wide or round a portrait's lips are is known of an identity, and guessed of others.
-        at_rest = self.identity is None
-        return FrameStream(model, renderer, speech, schedule, seed, temperature, blink, motion, at_rest, making)
+        return FrameStream(
+            model, renderer, speech, schedule, seed, temperature, blink, motion, self.personalise, making
+        )
 
     def changed_frames(self, making: Making, speech: Speech) -> np.ndarray:
         """Indices of the frames that differ from an earlier video's where the same audio gets another track.

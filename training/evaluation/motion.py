@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from avatarsync.face_mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR
+from avatarsync.head_region import HEAD_FADE, HeadRegion
 from avatarsync.image_processing_face import eye_distance
 from avatarsync.metrics import (
     Region,
@@ -17,7 +18,6 @@ from avatarsync.metrics import (
     silence_centres,
 )
 from avatarsync.phonemes import PhonemeTrack
-from avatarsync.rendering import HEAD_FADE, HeadRegion
 
 # Widening of boxes, in shares of their own widths.
 MOUTH_MARGIN, EYE_MARGIN = 0.25, 0.35

@@ -19,6 +19,7 @@ from motion_data import Clip, correlations
 from train_interpolation import FrameBatches, predict_keyframes, real_keyframes, where_frames_lie
 
 from avatarsync import AvatarSyncModel
+from avatarsync.adapters import LANDMARKS_SAY
 from avatarsync.lip_edges import inset_open_lips, lip_gaps
 from avatarsync.modeling_visual_tokenizer import (
     WIDTH_WEIGHT,
@@ -47,13 +48,14 @@ LEAST_SPEAKING_GAIN = 0.05
 
 
 def reference_of(tokenizer: VisualTokenizerModel, batch: dict[str, torch.Tensor]) -> Reference:
-    """The batch's references as `PersonReferences.personalise` makes them: their expression is known."""
+    """The batch's references as `PersonReferences.personalise` makes them."""
     size = tokenizer.config.crop_size
     landmarks = inset_open_lips(batch["reference_landmarks"])
     _, mouth = mesh_flow(landmarks * size, landmarks * size, size)
-    return Reference(
-        batch["reference_pixel_values"], landmarks, batch["reference_codes"], batch["reference_expression"], mouth
-    )
+    with torch.no_grad():
+        guessed = tokenizer.expression(batch["reference_codes"]).float()
+    expression = torch.lerp(guessed, batch["reference_expression"], LANDMARKS_SAY)
+    return Reference(batch["reference_pixel_values"], landmarks, batch["reference_codes"], expression, mouth)
 
 
 def painter_loss(

@@ -24,7 +24,7 @@ from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizer
 from .schedule import REST_DURATION, locate
 from .text_frame_attention import EncodedUnits
 
-FRAMES_AT_ONCE = 250  # of interpolation: what keeps its memory flat
+FRAMES_AT_ONCE = 64  # of interpolation: what keeps its memory flat
 KEYFRAMES_AT_ONCE = 64
 FIRST_KEYFRAMES = 8  # and then twice as many each time: the first frame is waited for, but small blocks take longer
 ENCODER_SAY = 0.5  # of what expression a reference has; the rest is silence

@@ -57,6 +57,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--tokenizer_config", nargs="*", default=[], metavar="NAME=NUMBER", help="sizes of tokenizers")
     add("--portrait_share", type=float, default=0.6, help="of a batch, in study quantizer; 0: the speakers alone")
     add("--loss_perceptual", default="st-lpips", help="network of the LPIPS term, in study losses")
+    add(
+        "--lambda_scale", type=float, nargs=3, metavar=("λ2", "λ3", "λ4"),
+        help="what the terms weigh where they are on, in study losses; default: 1 1 1",
+    )  # fmt: skip
     add("--pictures_per_clip", type=int, default=2, help="keyframes of a clip that are decoded, in study losses")
     add(
         "--pictures",
@@ -100,7 +104,10 @@ def settings_of(args: argparse.Namespace) -> dict:
     names = ("steps", "batch_size", "learning_rate", "ema_decay", "mixed_precision")
     settings = {name: getattr(args, name) for name in names} | {"sizes": sizes, "networks": networks}
     own = {"quantizer": ("portrait_share",), "losses": ("loss_perceptual", "pictures_per_clip")}
-    return settings | {name: getattr(args, name) for name in own.get(args.study, ())}
+    settings |= {name: getattr(args, name) for name in own.get(args.study, ())}
+    if args.study == "losses" and args.lambda_scale:
+        settings["lambda_scale"] = args.lambda_scale
+    return settings
 
 
 def ablate(args: argparse.Namespace) -> None:

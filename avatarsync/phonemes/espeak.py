@@ -134,14 +134,14 @@ def variant_names() -> tuple[str, ...]:
 
 def synthesize(text: str, language: str, variant: str | None, rate: int) -> tuple[np.ndarray, int, list[Mark]]:
     """Speak `text`: audio `(samples,)` int16, its sampling rate, and the marks of its phonemes in order of time."""
-    chunks: list[np.ndarray] = []
+    pcm = bytearray()  # in one piece: thousands of small ones would leave holes in the memory
     marks: list[Mark] = []
     word: str | None = None
 
     def collect(samples, count, events) -> int:
         nonlocal word
         if samples and count > 0:
-            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            pcm.extend(ctypes.string_at(samples, count * ctypes.sizeof(ctypes.c_short)))
         index = 0
         while events[index].type:
             event = events[index]
@@ -166,5 +166,4 @@ def synthesize(text: str, language: str, variant: str | None, rate: int) -> tupl
         library.espeak_SetSynthCallback(callback)
         library.espeak_Synth(encoded, len(encoded), 0, 0, 0, _CHARS_UTF8, None, None)
         library.espeak_Synchronize()
-    audio = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
-    return audio, sampling_rate, marks
+    return np.frombuffer(pcm, np.int16), sampling_rate, marks

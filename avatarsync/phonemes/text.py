@@ -103,7 +103,8 @@ def speak(text: str, language: str = "en-us", voice: str | None = None, rate: in
         chunks.append(audio)
     if all(phoneme.symbol == SILENCE for phoneme in phonemes):
         raise EmptyTextError(f"nothing in {text[:40]!r} can be spoken by the voice {language!r}: give it words")
-    audio = np.concatenate(chunks).astype(np.float32) / 32768
+    audio = np.concatenate(chunks, dtype=np.float32, casting="safe")
+    audio /= 32768
     track = PhonemeTrack(_join_silences(phonemes), language, len(audio) / sampling_rate)
     return Speech(track.validate(), audio, sampling_rate, language)
 

@@ -89,6 +89,15 @@ def test_a_study_s_own_options_reach_its_commands(study, given, words, tmp_path)
         assert words <= pairs(command)
 
 
+def test_losses_that_are_on_weigh_what_is_asked_for(tmp_path):
+    folders = [word for name in STUDIES["losses"].needs for word in (f"--{name}", str(tmp_path))]
+    words = ["losses", *folders, "--out", str(tmp_path / "out"), "--lambda_scale", "20", "50", "100"]
+    settings = ablate.settings_of(ablate.parse_arguments(words))
+    variant = next(v for v in STUDIES["losses"].variants if v.label.endswith("CE + LPIPS + Facial"))
+    [command] = stage_commands(variant, tmp_path, PLACES, settings, seed=0)
+    assert {("--lambda_lpips", "20.0"), ("--lambda_identity", "0.0"), ("--lambda_facial", "100.0")} <= pairs(command)
+
+
 def test_the_paper_s_eight_rows_and_four_modes_are_there():
     weights = {
         tuple(float(dict(pair for pair in pairs(["", *v.stages[0].options]) if len(pair) == 2)[name])

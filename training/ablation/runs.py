@@ -14,6 +14,7 @@ from .studies import Variant
 
 TRAINING = Path(__file__).resolve().parents[1]
 RESULT = "result.json"
+LAMBDAS = ("--lambda_lpips", "--lambda_identity", "--lambda_facial")
 COMMON = ("batch_size", "learning_rate", "ema_decay", "mixed_precision")
 
 
@@ -72,6 +73,9 @@ def stage_commands(variant: Variant, run: Path, places: dict[str, Path | None], 
         words = [str(word).format(**names) for pair in options.items() for word in pair]
         # A stage's own options come last, so that they win.
         words += [word.format(**names) for word in stage.options]
+        for name, scale in zip(LAMBDAS, settings.get("lambda_scale", ()), strict=False):
+            place = words.index(name) + 1
+            words[place] = str(scale * float(words[place]))
         sizes = settings["sizes"].get(stage.script, [])
         commands.append([stage.script, *words, *(["--config", *sizes] if sizes else [])])
     return commands

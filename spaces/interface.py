@@ -212,6 +212,8 @@ class Demo:
                 headers=list(HEADERS),
                 datatype=["str", "number", "number", "str"],
                 column_count=4,
+                # What the row numbers leave, so that a phone shows all four.
+                column_widths=[f"calc({share}% - 12px)" for share in (26, 26, 23, 25)],
                 type="array",
                 interactive=True,
                 show_row_numbers=True,

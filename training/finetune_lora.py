@@ -55,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--landmarker", default=BUNDLED, help=f"MediaPipe's face_landmarker.task, or {BUNDLED}: the base's own aligner"
     )
     add("--max_minutes", type=float, default=15.0, help="time for everything; fewer steps where they do not fit")
-    add("--steps", type=int, default=300, help="of the painter")
+    add("--steps", type=int, default=400, help="of the painter")
     add("--keyframe_steps", type=int, default=60)
     add("--interpolation_steps", type=int, default=120, help="of the interpolator, and of the expression decoder")
     add("--batch_size", type=int, default=16)

@@ -60,7 +60,8 @@ def write_card(
         "*Reconstructed*: from each frame's own codes, which the base's encoder saw beside the clip's first frame and "
         "the adapted model beside the resting face; *spoken*: the whole system, from the phonemes. In crops that "
         f"follow the head, the mouth with a quarter of its width around it. LPIPS is {distance}. The correlation is "
-        "that of the landmarks that are drawn; identity is dlib's cosine to the clip's first frame.",
+        "that of the landmarks that are drawn; identity is dlib's cosine to the clip's first frame, which is the "
+        "reference, and to the real frames of the same moments.",
         "",
         "## Learned",
         "",

@@ -130,13 +130,12 @@ class Encoder(nn.Module):
         self.correction = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, config.code_bits))
 
     def forward(self, pixels: torch.Tensor, reference: torch.Tensor | None = None) -> torch.Tensor:
-        """pixels, reference `(B, 3, S, S)`: None for pictures that are their own reference."""
-        pictures = pixels if reference is None else torch.cat([pixels, reference])
-        tokens = self.layers(pictures).flatten(2).transpose(1, 2)  # (B, K, C)
+        """pixels, reference `(B, 3, S, S)`, one reference for all if it is a batch of one; None for pictures that are
+        their own."""
+        tokens = self.layers(pixels).flatten(2).transpose(1, 2)  # (B, K, C)
         difference = torch.zeros_like(tokens)
         if reference is not None:
-            tokens, others = tokens.chunk(2)
-            difference = tokens - others
+            difference = tokens - self.layers(reference).flatten(2).transpose(1, 2)
         context = self.context(tokens.flatten(1)) + self.comparison(difference.flatten(1))
         context = F.silu(context)[:, None].expand_as(tokens)
         seen = torch.cat([tokens, context], -1)
@@ -238,8 +237,8 @@ class VisualTokenizerModel(PreTrainedModel):
         """Crops `(B, 3, S, S)` in [-1, 1] → continuous code vectors `(B, K, D)` in [-1, 1].
 
         Args:
-            reference_pixel_values: `(B, 3, S, S)`, other pictures of the same people: beside them, an expression is
-                told from a person's proportions. None: each picture is its own reference.
+            reference_pixel_values: `(B, 3, S, S)`, other pictures of the same people, or one for all: beside them, an
+                expression is told from a person's proportions. None: each picture is its own reference.
         """
         return self.encoder(pixel_values, reference_pixel_values)
 

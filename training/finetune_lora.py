@@ -55,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--landmarker", default=BUNDLED, help=f"MediaPipe's face_landmarker.task, or {BUNDLED}: the base's own aligner"
     )
     add("--max_minutes", type=float, default=15.0, help="time for everything; fewer steps where they do not fit")
-    add("--steps", type=int, default=400, help="of the painter")
+    add("--steps", type=int, default=300, help="of the painter")
     add("--keyframe_steps", type=int, default=60)
     add("--interpolation_steps", type=int, default=120, help="of the interpolator, and of the expression decoder")
     add("--batch_size", type=int, default=16)
@@ -152,7 +152,7 @@ def learn(model: AvatarSyncModel, faces: Faces, clips: list, references: PersonR
     codes = references.codes(model.visual_tokenizer).cpu()
     run(stages.keyframe_stage(model, clips, codes, args), KEYFRAME_SHARE)
     references = replace(references, speaking=stages.choose_speaking_reference(model, clips, codes))
-    told = torch.stack([clip.codes[0] for clip in clips])
+    told = torch.stack([clip.told for clip in clips])
     if references.speaking is not None:
         told = codes[references.speaking][None]
     for stage, share in zip(stages.frame_stages(model, clips, told, args), (0.5, 1.0), strict=True):

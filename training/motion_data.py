@@ -29,9 +29,10 @@ class Clip:
     Attributes:
         row: its index in the `Rows` it comes from.
         unit_ids, durations, keyframes: `(T_s,)` ids, seconds, and seconds of the keyframes.
-        codes: continuous codes `(T, K, D)` of every frame.
+        codes: continuous codes `(T, K, D)` of every frame, seen beside the clip's frame that is nearest to rest.
         expressions: `(T, 468, 2)`, the landmarks as expressions of the neutral face.
         openness: `(T,)` of the eyes, 1 at the clip's usual opening.
+        portrait: codes `(K, D)` of the first frame, seen alone as portraits are; None: `codes[0]`.
     """
 
     row: int
@@ -43,6 +44,12 @@ class Clip:
     codes: torch.Tensor
     expressions: torch.Tensor
     openness: torch.Tensor
+    portrait: torch.Tensor | None = None
+
+    @property
+    def told(self) -> torch.Tensor:
+        """What the keyframe generator is told where the first frame is the portrait, `(K, D)`."""
+        return self.codes[0] if self.portrait is None else self.portrait
 
     @property
     def gaps(self) -> torch.Tensor:
@@ -77,19 +84,41 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 @torch.inference_mode()
-def encode_rows(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path) -> list[torch.Tensor]:
-    """Continuous codes `(T, K, D)` of every row, kept in `folder` under the encoder's fingerprint and `name`."""
-    cache = folder / f"codes-{fingerprint(model.encoder)}-{name}.safetensors"
+def stillest(landmarks: torch.Tensor, resting: torch.Tensor) -> int:
+    """Index of the face, of landmarks `(N, 468, 2)`, that is nearest to a resting one `(468, 2)`."""
+    return int((landmarks - resting).abs().mean((1, 2)).argmin())
+
+
+def pixels_of(rows: Rows, places: list[tuple[int, int]], device: torch.device) -> torch.Tensor:
+    """Crops `(B, 3, S, S)` in [-1, 1] of frames, each a row and its number there."""
+    crops = np.stack([rows.crop(row, frame) for row, frame in places])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).to(device) / 127.5 - 1
+
+
+@torch.inference_mode()
+def encode_rows(
+    model: VisualTokenizerModel, rows: Rows, name: str, folder: Path, beside: list[int] | None = None
+) -> list[torch.Tensor]:
+    """Continuous codes `(T, K, D)` of every row, kept in `folder` under the encoder's fingerprint and `name`.
+
+    Args:
+        beside: the frame of each row beside which its frames are seen; None: each alone.
+    """
+    kind = name if beside is None else f"{name}-beside"
+    cache = folder / f"codes-{fingerprint(model.encoder)}-{kind}.safetensors"
     if cache.exists():
         codes = load_file(cache)["codes"]
         if len(codes) == rows.num_frames.sum():
             return list(codes.split(rows.num_frames.tolist()))
-    frames = [(row, frame) for row in range(len(rows)) for frame in range(rows.num_frames[row])]
+    places = [[(row, frame) for frame in range(count)] for row, count in enumerate(rows.num_frames)]
+    if beside is None:
+        places = [[place for row in places for place in row]]
+    batches = [part[start : start + ENCODE_BATCH] for part in places for start in range(0, len(part), ENCODE_BATCH)]
     parts = []
-    for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc=f"encoding {name}", disable=None):
-        crops = np.stack([rows.crop(row, frame) for row, frame in frames[start : start + ENCODE_BATCH]])
-        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).to(model.device) / 127.5 - 1
-        parts.append(model.encode(pixels).float().cpu())
+    for batch in tqdm(batches, desc=f"encoding {name}", disable=None):
+        row = batch[0][0]
+        other = None if beside is None else pixels_of(rows, [(row, beside[row])], model.device)
+        parts.append(model.encode(pixels_of(rows, batch, model.device), other).float().cpu())
     codes = torch.cat(parts)
     folder.mkdir(exist_ok=True)
     partial = cache.with_suffix(f".{os.getpid()}.partial")
@@ -98,6 +127,7 @@ def encode_rows(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path
     return list(codes.split(rows.num_frames.tolist()))
 
 
+@torch.inference_mode()
 def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path) -> list[Clip]:
     """The rows that have phonemes, encoded; `folder` keeps the codes.
 
@@ -105,8 +135,12 @@ def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path)
         DatasetError: no clip has phonemes.
     """
     mapping, expressions = VisualMapping.default(), Expressions.of_rows(rows)
+    beside = [
+        stillest(torch.from_numpy(np.array(rows.landmarks(row))), expressions.resting[speaker])
+        for row, speaker in enumerate(rows.speakers)
+    ]
     clips = []
-    for row, codes in enumerate(encode_rows(model, rows, name, folder)):
+    for row, codes in enumerate(encode_rows(model, rows, name, folder, beside)):
         track = rows.track(row)
         if not len(track):
             continue
@@ -124,6 +158,7 @@ def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path)
                 codes,
                 expressions(landmarks, [speaker] * len(landmarks)),
                 torch.from_numpy(np.array(rows.openness(row), np.float32)).clamp(0, 1.2),
+                model.encode(pixels_of(rows, [(row, 0)], model.device))[0].float().cpu(),
             )
         )
     if not clips:
@@ -134,7 +169,7 @@ def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path)
 def portrait_codes(model: VisualTokenizerModel, portraits: Rows | None, clips: list[Clip], folder: Path):
     """Continuous codes `(N, K, D)` of the portraits, what references look like in use; without, of first frames."""
     if portraits is None:
-        return torch.stack([clip.codes[0] for clip in clips])
+        return torch.stack([clip.told for clip in clips])
     return torch.cat(encode_rows(model, portraits, "portraits", folder))
 
 

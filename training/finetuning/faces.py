@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from motion_data import stillest
 from numbered_batches import NumberedBatches
 from tokenizer_data import jitter_colour
 
@@ -46,12 +47,6 @@ class Faces:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-@torch.no_grad()
-def stillest(landmarks: torch.Tensor, resting: torch.Tensor) -> int:
-    """Index of the face, of landmarks `(N, 468, 2)`, that is nearest to a resting one `(468, 2)`."""
-    return int((landmarks - resting).abs().mean((1, 2)).argmin())
 
 
 def load_faces(

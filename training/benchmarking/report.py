@@ -119,9 +119,11 @@ def memory_section(found: dict, report: dict) -> list[str]:
     lines = ["## Peak memory", "", f"A process of its own for each length, {found['fps']} frames a second.", ""]
     lines += table("| text | MB after imports | MB at the peak | MB over the imports |", rows)
     lines += [f"- {verdict(most, GOAL_MEMORY)} MB over the imports"]
+    peaks = [row["peak"] for row in found["megabytes"].values()]
     return [
         *lines,
-        f"- the longest against the shortest: {found['growth']:.2f}; {verdict(found['growth'], GOAL_GROWTH)}",
+        f"- the longest against the shortest, over the imports: {found['growth']:.2f}; "
+        f"{verdict(found['growth'], GOAL_GROWTH)}; whole processes: {peaks[-1] / peaks[0]:.2f}",
         "",
     ]
 

@@ -36,7 +36,7 @@ from .adapting import INTERPOLATION, KEYFRAMES, LIPS, PAINTER, Stage
 from .faces import Faces, LookBatches
 
 # Against the pixels' L1 and gradients. With more, a person's few frames are learned by heart: on held-out ones LPIPS
-# was lower by 9.7, 12.0, 10.8 and 7.4 % with 0.1, 0.3, 0.6 and 1.2.
+# was lower by 9.7, 12.0, 10.3 and 7.4 % with 0.1, 0.3, 0.6 and 1.2.
 PERCEPTUAL_WEIGHT = 0.3
 AROUND_MOUTH = 0.3  # of pixels beside the painted ones
 CONTEXT_NOISE = 0.2  # as train_keyframes.py has it

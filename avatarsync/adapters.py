@@ -138,9 +138,9 @@ class PersonReferences:
     def personalise(self, tokenizer: VisualTokenizerModel, reference: Reference) -> Reference:
         """One reference `(1, …)`, a portrait of this person, as this person's.
 
-        Its expression lies between the guess that it comes with and what its landmarks say: they tremble, and
-        a head that is turned a little looks like an expression. With the landmarks' alone, what is drawn is less like
-        the person (docs/fine_tuning.md).
+        Its expression lies between the guess that it comes with and what its landmarks say: they tremble, and a head
+        that is turned a little looks like an expression. By the landmarks alone, what is drawn is less like the person
+        (docs/fine_tuning.md).
         """
         known = self.expressions(tokenizer, reference.landmarks)
         personal = replace(reference, expression=torch.lerp(reference.expression.to(known), known, LANDMARKS_SAY))

@@ -268,7 +268,8 @@ class FaceRenderer:
             for sides in zip(*boxes, strict=True)
         )
         pixels = part[:, _moved(rows, self.rows.start), _moved(columns, self.columns.start)]
-        face = torch.from_numpy(np.stack([pixels[..., channel] for channel in range(3)], 1)).to(decoded.paint)
+        face = torch.from_numpy(np.stack([pixels[..., channel] for channel in range(3)], 1))
+        face = face.to(decoded.paint.device, torch.float32)
 
         def sample(fields: torch.Tensor, box: tuple[slice, slice], mode: str, padding: str) -> torch.Tensor:
             lookup = self._lookup(*box, head_poses, len(part))

@@ -127,7 +127,7 @@ def encode_rows(
     return list(codes.split(rows.num_frames.tolist()))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path) -> list[Clip]:
     """The rows that have phonemes, encoded; `folder` keeps the codes.
 

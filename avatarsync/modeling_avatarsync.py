@@ -16,24 +16,17 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from .adapters import AdapterModel
 from .configuration_avatarsync import AvatarSyncConfig
-from .lip_edges import lip_gaps
+from .expected_keyframes import expected_keyframes, round_codes
 from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
 from .modeling_keyframes import KeyframeGeneratorModel
 from .modeling_visual_tokenizer import DecoderOutput, Reference, VisualTokenizerModel
 from .schedule import REST_DURATION, locate
-from .text_frame_attention import EncodedUnits
 
 FRAMES_AT_ONCE = 64  # of interpolation: what keeps its memory flat
 KEYFRAMES_AT_ONCE = 64
 FIRST_KEYFRAMES = 8  # and then twice as many each time: the first frame is waited for, but small blocks take longer
 ENCODER_SAY = 0.5  # of what expression a reference has; the rest is silence
-SHUT_LIPS = 0.02  # inner-lip gap below which lips count as shut: the transfer narrows such gaps
-# And below which they may be the mean of shut and open ones. Without a look at the likeliest codes, 7 of 100 /m b p/
-# on portraits stayed open; with it none, whether all frames are looked at or, as here, one in five.
-DOUBTFUL_LIPS = 0.05
-# Soft codes are rounded to this: a frame comes out the same to the last bit whatever is computed beside it.
-CODE_STEP = 1 / 64
 REST_CONTEXT = 3  # silent units on either side of the one that counts as the face at rest
 
 
@@ -96,32 +89,13 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
                 yield self.visual_tokenizer.quantizer.ids_to_codes(block.codes[0]).to(self.dtype)
             return
         for encoded in model.encode_blocks(*inputs, **blocks) if bounded else [model.encode(*inputs)]:
-            yield self._expected_keyframes(encoded)
+            yield expected_keyframes(model, self.visual_tokenizer, encoded)
 
     def _generator_inputs(self, unit_ids: torch.Tensor, durations: torch.Tensor, reference: Reference) -> tuple:
         """Units, durations, condition and reference tokens of one sequence, as the keyframe generator takes them."""
         # Eyes are opened and closed by the renderer: keyframes are asked for with open eyes.
         condition = durations.new_ones(1, len(unit_ids), self.keyframe_generator.config.condition_size)
         return unit_ids[None], durations[None], condition, self.visual_tokenizer.quantize(reference.codes).ids
-
-    def _expected_keyframes(self, encoded: EncodedUnits) -> torch.Tensor:
-        """Codes `(n, K, D)` of what was encoded: the mean, and where the likeliest codes shut the lips, these."""
-        quantizer, model = self.visual_tokenizer.quantizer, self.keyframe_generator
-        alone = model.config.frame_context == "none"
-        mean = model.decode(encoded, expected=True).logits[0].float()
-        codes = _rounded(quantizer.expected_codes_factorised(mean)).to(self.dtype)
-        gaps = self._lip_gaps(codes)
-        doubtful = torch.nonzero((gaps > SHUT_LIPS) & (gaps < DOUBTFUL_LIPS)).flatten()
-        if len(doubtful):
-            likeliest = model.decode(encoded.of_frames(doubtful) if alone else encoded).codes[0]
-            likeliest = quantizer.ids_to_codes(likeliest if alone else likeliest[doubtful]).to(self.dtype)
-            shut = self._lip_gaps(likeliest) <= SHUT_LIPS
-            codes[doubtful[shut]] = likeliest[shut]
-        return codes
-
-    def _lip_gaps(self, codes: torch.Tensor) -> torch.Tensor:
-        """How far codes `(N, K, D)` open the lips, at the widest place `(N,)`."""
-        return lip_gaps(self.visual_tokenizer.expression(codes)).amax(1)
 
     @torch.no_grad()
     def at_rest(self, reference: Reference, silent_unit: int) -> Reference:
@@ -142,9 +116,9 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         model, middle = self.keyframe_generator, torch.tensor([REST_CONTEXT], device=self.device)
         encoded = model.encode(*self._generator_inputs(unit_ids, durations, reference))
         if model.config.frame_context == "none":
-            codes = self._expected_keyframes(encoded.of_frames(middle))
+            codes = expected_keyframes(model, self.visual_tokenizer, encoded.of_frames(middle))
         else:
-            codes = self._expected_keyframes(encoded)[middle]
+            codes = expected_keyframes(model, self.visual_tokenizer, encoded)[middle]
         silent = self.visual_tokenizer.expression(codes)
         return replace(reference, expression=silent + ENCODER_SAY * (reference.expression - silent))
 
@@ -183,7 +157,7 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
                 frames = self.interpolation(
                     keyframes[start], keyframes[end], unit_ids[start], unit_ids[end], gaps, times
                 )
-                yield _rounded(frames.codes[:, 0])
+                yield round_codes(frames.codes[:, 0])
                 done = stop
 
     def _code_shape(self) -> tuple[int, int]:
@@ -209,10 +183,6 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         reference = self.visual_tokenizer.prepare_reference(reference_pixel_values, reference_landmarks)
         codes = torch.cat(list(self.generate_codes(unit_ids, durations, keyframe_times, frame_times, reference)))
         return self.visual_tokenizer.decode(codes, reference.expand(len(codes)))
-
-
-def _rounded(codes: torch.Tensor) -> torch.Tensor:
-    return (codes / CODE_STEP).round() * CODE_STEP
 
 
 AutoConfig.register("avatarsync", AvatarSyncConfig)

@@ -33,8 +33,9 @@ from .attention_masks import (
 )
 from .configuration_avatarsync import KeyframeGeneratorConfig
 from .errors import InvalidArgumentError
-from .quantizers import digits_to_ids, ids_to_digits
+from .quantizers import ids_to_digits
 from .text_frame_attention import EncodedUnits, KeyframeBlock, Memory, Rotation, RowDecoder
+from .token_sampling import choose_codes, draw_noise
 
 ROW_KINDS = 5
 DURATION, UNIT, CONDITION, REFERENCE, FRAME = range(ROW_KINDS)
@@ -107,6 +108,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
         labels: torch.Tensor,
         unit_mask: torch.Tensor | None = None,
         label_mask: torch.Tensor | None = None,
+        from_means: torch.Tensor | None = None,
     ) -> KeyframeOutput:
         """Cross-entropy of the true codes (Eq. 6), each token given the true ones before it.
 
@@ -118,6 +120,10 @@ class KeyframeGeneratorModel(PreTrainedModel):
             labels `(B, T, K)`: ids of the keyframes' codes; anything at padding.
             unit_mask `(B, T)`: False at padding, which must be last; None where there is none.
             label_mask `(B, T)`: frames that the loss counts; None: all that are not padding.
+            from_means `(B,)`: items whose tokens are given not the true ones before them but the mean embeddings of
+                what the model itself predicts, as in `generate(expected=True)`: their logits become each token's
+                marginal distribution, whose mean code is what the face is like on average. No gradient passes
+                through the embeddings. None: no item.
 
         Raises:
             InvalidArgumentError: if the shapes do not fit each other or the configuration.
@@ -131,7 +137,11 @@ class KeyframeGeneratorModel(PreTrainedModel):
         labels = labels.masked_fill(~unit_mask.unsqueeze(-1), 0)
         memories = self._encode(unit_ids, durations, condition, reference_codes, unit_mask)
         begin = self.begin.expand(*unit_ids.shape, 1, -1)
-        rows = self._frame_rows(torch.cat([begin, self._embed_codes(labels[..., :-1])], dim=2), first=0)
+        before = self._embed_codes(labels[..., :-1])
+        if from_means is not None and from_means.any():
+            means = self._mean_embeddings(memories, unit_mask)[:, :, :-1]
+            before = torch.where(from_means[:, None, None, None], means.to(before.dtype), before)
+        rows = self._frame_rows(torch.cat([begin, before], dim=2), first=0)
         causal = frame_row_visibility(config.num_tokens, unit_ids.device)
         previous_mask = self._has_previous(unit_mask)
         if previous_mask is not None:
@@ -177,7 +187,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
             InvalidArgumentError: if an option is out of range or the shapes do not fit.
         """
         encoded = self.encode(unit_ids, durations, condition, reference_codes, unit_mask)
-        noise = self._draw_noise(unit_ids.shape[1], temperature, top_k, generator, expected)
+        noise = draw_noise(self.config, unit_ids.shape[1], temperature, top_k, generator, expected)
         return self.decode(encoded, temperature, top_k, noise, expected)
 
     @torch.no_grad()
@@ -205,7 +215,7 @@ class KeyframeGeneratorModel(PreTrainedModel):
         Raises:
             InvalidArgumentError: as `generate`, and where the reach of a frame is unbounded.
         """
-        noise = self._draw_noise(unit_ids.shape[1], temperature, top_k, generator, expected)
+        noise = draw_noise(self.config, unit_ids.shape[1], temperature, top_k, generator, expected)
         inputs = (unit_ids, durations, condition, reference_codes)
         for encoded in self.encode_blocks(*inputs, block_size=block_size, first_block_size=first_block_size):
             block_noise = None if noise is None else noise[encoded.span]
@@ -285,9 +295,18 @@ class KeyframeGeneratorModel(PreTrainedModel):
         for step in range(num_tokens):
             logits.append(self._logits(next_row(self._frame_rows(content, first=step))))  # (B, T, 1, F, V_f)
             step_noise = None if noise is None else noise[:, step : step + 1]
-            codes.append(self._choose(logits[-1], temperature, top_k, step_noise))
+            codes.append(choose_codes(logits[-1], temperature, top_k, step_noise))
             content = self._embed_expected(logits[-1]) if expected else self._embed_codes(codes[-1])
         return KeyframeOutput(codes=torch.cat(codes, dim=2), logits=torch.cat(logits, dim=2))
+
+    @torch.no_grad()
+    def _mean_embeddings(self, memories: list[list[Memory]], unit_mask: torch.Tensor) -> torch.Tensor:
+        """Mean embeddings `(B, T, K, hidden)` of the tokens that `decode` would find with `expected`."""
+        training = self.training
+        self.eval()  # what is known in use, without dropout
+        decoded = self.decode(EncodedUnits(memories, unit_mask, slice(0, unit_mask.shape[1])), expected=True)
+        self.train(training)
+        return self._embed_expected(decoded.logits)
 
     def _encode(
         self,
@@ -381,41 +400,6 @@ class KeyframeGeneratorModel(PreTrainedModel):
     def _logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows `(..., hidden)` → (..., F, V_f)."""
         return self.head(self.norm(rows)).unflatten(-1, (self.config.code_factors, self.config.code_base))
-
-    def _draw_noise(
-        self,
-        num_units: int,
-        temperature: float,
-        top_k: int | None,
-        generator: torch.Generator | None,
-        expected: bool,
-    ) -> torch.Tensor | None:
-        """One number in [0, 1) for each digit to be sampled, `(T, K, F)`; None when none is.
-
-        Drawn frame by frame and beforehand: longer speech and other blocks leave a frame's noise as it is.
-        """
-        if temperature < 0:
-            raise InvalidArgumentError(f"temperature is {temperature}: give 0 (greedy) or more")
-        if top_k is not None and top_k < 1:
-            raise InvalidArgumentError(f"top_k is {top_k}: give at least 1, or None")
-        if expected and temperature > 0:
-            raise InvalidArgumentError("expected=True is the mean of what could be sampled: give temperature 0")
-        if temperature == 0:
-            return None
-        device = "cpu" if generator is None else generator.device  # the same noise on every device
-        shape = (num_units, self.config.num_tokens, self.config.code_factors)
-        return torch.rand(shape, generator=generator, device=device).to(self.device)
-
-    def _choose(
-        self, logits: torch.Tensor, temperature: float, top_k: int | None, noise: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Code ids `(B, T, 1)` from logits `(B, T, 1, F, V_f)`, by inversion of the cumulated probabilities."""
-        if noise is None:
-            return digits_to_ids(logits.argmax(-1), self.config.code_base)
-        candidates, digits = (logits.float() / temperature).topk(min(top_k or logits.shape[-1], logits.shape[-1]))
-        cumulated = candidates.softmax(-1).cumsum(-1)[..., :-1]  # without the last, rounding cannot overrun
-        rank = (cumulated <= noise.unsqueeze(-1)).sum(-1, keepdim=True)
-        return digits_to_ids(digits.gather(-1, rank).squeeze(-1), self.config.code_base)
 
     def _check_inputs(
         self,

@@ -256,6 +256,24 @@ def test_loss_is_the_cross_entropy_over_what_is_not_padding(mode, frame_context)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
+@every_mode
+@every_context
+def test_given_mean_embeddings_it_learns_from_what_it_generates(mode, frame_context):
+    model, inputs = make(mode, frame_context, dropout=0.5), make_inputs()
+    labels, unit_mask = torch.randint(0, V, (2, T, K)), torch.arange(T) < torch.tensor([[T], [4]])
+    forced = model(**inputs, labels=labels, unit_mask=unit_mask).logits
+    mixed = model(**inputs, labels=labels, unit_mask=unit_mask, from_means=torch.tensor([False, True]))
+    torch.testing.assert_close(mixed.logits[0], forced[0], atol=1e-5, rtol=1e-5)
+    generated = model.generate(**inputs, unit_mask=unit_mask, expected=True).logits
+    torch.testing.assert_close(mixed.logits[1, :4], generated[1, :4], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(mixed.logits[1, :4], forced[1, :4], atol=1e-2)
+    model.train()
+    model(**inputs, labels=labels, unit_mask=unit_mask, from_means=torch.ones(2).bool()).loss.backward()
+    assert model.training and model.blocks[0].dropout.training
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    assert model.head.weight.grad.abs().max() > 0 and model.unit_embedding.weight.grad.abs().max() > 0
+
+
 @bounded_mode
 @pytest.mark.parametrize(
     "block_size, first, sizes", [(1, None, [1] * 20), (3, 3, [3] * 6 + [2]), (64, None, [20]), (7, 2, [2, 4, 7, 7])]

@@ -9,6 +9,7 @@ from avatarsync.phonemes import Phoneme, PhonemeTrack
 from avatarsync.schedule import (
     LIP_LEAD,
     REST_DURATION,
+    REST_UNITS,
     FrameSchedule,
     TimedUnit,
     keyframe_times,
@@ -138,10 +139,10 @@ def test_locate_needs_keyframes_in_order():
 def test_speech_is_surrounded_by_rest():
     units = [TimedUnit(3, 0.0, 0.1), TimedUnit(4, 0.1, 0.3)]
     surrounded = surround_with_rest(units, silent=0)
-    assert [unit.unit_id for unit in surrounded] == [0, 0, 0, 3, 4, 0, 0, 0]
+    assert [unit.unit_id for unit in surrounded] == [0] * REST_UNITS + [3, 4] + [0] * REST_UNITS
     edges = [(first.end, second.start) for first, second in itertools.pairwise(surrounded)]
     assert all(end == pytest.approx(start) for end, start in edges)
-    assert surrounded[2].end == 0 and surrounded[5].start == pytest.approx(0.3)
+    assert surrounded[REST_UNITS - 1].end == 0 and surrounded[REST_UNITS + 2].start == pytest.approx(0.3)
     assert all(unit.duration == pytest.approx(REST_DURATION) for unit in surrounded if unit.unit_id == 0)
 
 

@@ -36,6 +36,10 @@ class KeyframeBatches(NumberedBatches):
             must come out right among strange neighbours rely on their own unit first, and so on unseen words.
         rows: the clips' pictures; given them, a batch also has what phase 2 decodes and compares.
         pictures_per_clip: keyframes of each clip whose pictures phase 2 compares.
+        noisy_share: share of the clips whose units are replaced at all. In the others it can be learned what words
+            that are known look like.
+        means_share: share of the clips whose tokens are given the model's own mean embeddings (phase 3); above 0, a
+            batch also has `from_means` `(B,)` and the keyframes' `expressions` `(B, T, 468, 2)`.
     """
 
     def __init__(
@@ -49,14 +53,19 @@ class KeyframeBatches(NumberedBatches):
         seed: int,
         rows: Rows | None = None,
         pictures_per_clip: int = 2,
+        noisy_share: float = 1.0,
+        means_share: float = 0.0,
     ):
         super().__init__(seed)
         self.clips, self.quantizer, self.portraits, self.rows = clips, quantizer, portraits, rows
+        self.noisy_share, self.means_share = noisy_share, means_share
+        self.expressions = [clip.keyframe_expressions for clip in clips] if means_share else None
         self.num_units, self.batch_size, self.context_noise = num_units, batch_size, context_noise
         self.pictures_per_clip = pictures_per_clip
 
     def make(self, random: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        chosen = [self.clips[i] for i in random.integers(len(self.clips), size=self.batch_size)]
+        numbers = random.integers(len(self.clips), size=self.batch_size)
+        chosen = [self.clips[i] for i in numbers]
         if self.rows is not None:
             own_frames = [int(random.integers(len(clip.codes))) for clip in chosen]
             references = torch.stack([clip.codes[frame] for clip, frame in zip(chosen, own_frames, strict=True)])
@@ -68,11 +77,15 @@ class KeyframeBatches(NumberedBatches):
         batch = collate(chosen, self.quantizer, references)
         units, mask = batch["unit_ids"], batch["unit_mask"]
         replaced = torch.rand(units.shape, generator=generator) < self.context_noise
+        replaced &= (torch.rand(len(units), generator=generator) < self.noisy_share)[:, None]
         strange = torch.randint(self.num_units, units.shape, generator=generator)
         batch["unit_ids"] = torch.where(replaced, strange, units)
         batch["label_mask"] = mask & ~replaced
         if self.rows is not None:
             batch |= self.pictures(random, chosen, own_frames, batch["label_mask"])
+        if self.expressions is not None:
+            batch["from_means"] = torch.rand(len(units), generator=generator) < self.means_share
+            batch["expressions"] = pad_sequence([self.expressions[i] for i in numbers], True)
         return batch
 
     def pictures(self, random, chosen: list[Clip], own_frames: list[int], counted: torch.Tensor) -> dict:

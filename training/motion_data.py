@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from avatarsync.data.dataset import Rows
 from avatarsync.data.expressions import Expressions
 from avatarsync.errors import DatasetError
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
-from avatarsync.phonemes import VisualMapping
-from avatarsync.schedule import keyframe_times, timed_units
+from avatarsync.phonemes import SILENCE, VisualMapping
+from avatarsync.processing_avatarsync import BILABIAL
+from avatarsync.schedule import shown_keyframe_times, surround_with_rest, timed_units
 
 SILENT_ID = 0
 CLOSED_SHARE = 0.12  # of the clip's 90th percentile of lip opening
@@ -28,7 +30,8 @@ class Clip:
 
     Attributes:
         row: its index in the `Rows` it comes from.
-        unit_ids, durations, keyframes: `(T_s,)` ids, seconds, and seconds of the keyframes.
+        unit_ids, durations, keyframes: `(T_s,)` ids, seconds, and seconds when the keyframes are shown, all as the
+            pipeline would have them: with the silence that it puts before and after.
         codes: continuous codes `(T, K, D)` of every frame, seen beside the clip's frame that is nearest to rest.
         expressions: `(T, 468, 2)`, the landmarks as expressions of the neutral face.
         openness: `(T,)` of the eyes, 1 at the clip's usual opening.
@@ -69,9 +72,25 @@ class Clip:
         """
         indices = np.clip(np.round(self.keyframes * self.fps).astype(int), 0, len(self.codes) - 1)
         closed = np.flatnonzero(self.closed.numpy())
-        for position in np.flatnonzero(self.unit_ids.numpy() == SILENT_ID):
+        for position in np.flatnonzero(self.silent):
             indices[position] = closed[np.abs(closed - indices[position]).argmin()]
         return indices
+
+    @property
+    def silent(self) -> np.ndarray:
+        """Which units `(T_s,)` are silence."""
+        return self.unit_ids.numpy() == SILENT_ID
+
+    @property
+    def keyframe_expressions(self) -> torch.Tensor:
+        """Expressions `(T_s, 468, 2)` at the very moments of the keyframes; in silence as `keyframe_indices`."""
+        moments = np.clip(self.keyframes * self.fps, 0, len(self.codes) - 1)
+        before = np.floor(moments).astype(int)
+        after = np.minimum(before + 1, len(self.codes) - 1)
+        share = torch.from_numpy(moments - before).float()[:, None, None]
+        between = torch.lerp(self.expressions[before], self.expressions[after], share)
+        silent = torch.from_numpy(self.silent)[:, None, None]
+        return torch.where(silent, self.expressions[self.keyframe_indices], between)
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -145,6 +164,7 @@ def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path)
         if not len(track):
             continue
         units = timed_units(track, mapping, len(codes) / rows.fps(row))
+        units = surround_with_rest(units, mapping.unit_id(SILENCE))
         landmarks = torch.from_numpy(np.array(rows.landmarks(row)))
         speaker = rows.speakers[row]
         clips.append(
@@ -154,7 +174,7 @@ def load_clips(model: VisualTokenizerModel, rows: Rows, name: str, folder: Path)
                 rows.fps(row),
                 torch.tensor([unit.unit_id for unit in units]),
                 torch.tensor([unit.duration for unit in units], dtype=torch.float32),
-                keyframe_times(units),
+                shown_keyframe_times(units, mapping.unit_id(BILABIAL), Fraction(rows.fps(row))),
                 codes,
                 expressions(landmarks, [speaker] * len(landmarks)),
                 torch.from_numpy(np.array(rows.openness(row), np.float32)).clamp(0, 1.2),

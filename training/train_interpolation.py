@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 import torch
 from model_card import dataset_facts
-from motion_data import SILENT_ID, Clip, correlations, load_clips, portrait_codes
+from motion_data import Clip, correlations, load_clips, portrait_codes
 from numbered_batches import NumberedBatches
 from tokenizer_data import load_rows
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from training_utils import TrainingRun, run_script, sizes, start_accelerator, tr
 from avatarsync.configuration_avatarsync import InterpolationConfig
 from avatarsync.data.dataset import load
 from avatarsync.errors import CheckpointError
+from avatarsync.expected_keyframes import expected_keyframes
 from avatarsync.modeling_interpolation import InterpolationModel
 from avatarsync.modeling_keyframes import KeyframeGeneratorModel
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, mouth_widths
@@ -44,14 +45,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @torch.no_grad()
 def predict_keyframes(generator, tokenizer, clips: list[Clip], references: torch.Tensor) -> list[torch.Tensor]:
-    """Codes `(T_s, K, D)` of each clip's keyframes, as the generator makes them at inference."""
+    """Codes `(T_s, K, D)` of each clip's keyframes, as the pipeline shows them."""
     predicted, device = [], tokenizer.device
     for index, clip in enumerate(tqdm(clips, desc="predicting keyframes", disable=None)):
         reference = tokenizer.quantizer.codes_to_ids(references[index % len(references)][None].to(device))
         condition = torch.ones(1, len(clip.unit_ids), 1, device=device)
         units = clip.unit_ids[None].to(device), clip.durations[None].to(device)
-        ids = generator.generate(*units, condition, reference).codes[0]
-        predicted.append(tokenizer.quantizer.ids_to_codes(ids).cpu())
+        encoded = generator.encode(*units, condition, reference)
+        predicted.append(expected_keyframes(generator, tokenizer, encoded).cpu())
     return predicted
 
 
@@ -89,7 +90,7 @@ class FrameBatches(NumberedBatches):
         self.located = [where_frames_lie(clip) for clip in clips]
         examples = []
         for index, (clip, (left, right, _, _)) in enumerate(zip(clips, self.located, strict=True)):
-            silent = (clip.unit_ids.numpy() == SILENT_ID)[left] & (clip.unit_ids.numpy() == SILENT_ID)[right]
+            silent = clip.silent[left] & clip.silent[right]
             frames = np.flatnonzero(~silent | clip.closed.numpy())
             examples.append(np.stack([np.full(len(frames), index), frames], 1))
         self.examples = np.concatenate(examples)

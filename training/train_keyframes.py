@@ -1,14 +1,22 @@
-"""Train the keyframe generator (FKG) in the paper's two phases (section Facial training strategy).
+"""Train the keyframe generator (FKG) in the paper's two phases (section Facial training strategy), and in a third.
 
     python training/train_keyframes.py --data DATA --tokenizer TOKENIZER --out PHASE1 --phase 1
     python training/train_keyframes.py --data DATA --tokenizer TOKENIZER --init_from PHASE1 --out PHASE2 --phase 2 \
         --learning_rate 5e-5 --max_train_steps 1000
+    python training/train_keyframes.py --data DATA --tokenizer TOKENIZER --init_from PHASE2 --out PHASE3 --phase 3 \
+        --learning_rate 5e-4 --max_train_steps 1000
 
 Phase 1: cross-entropy of the tokens (Eq. 6). Phase 2: Eq. 10, that is the same plus perceptual, identity and facial
 similarity losses (Eq. 7–9) of pictures that the frozen decoder makes from straight-through soft codes. Their networks
 are named in logs and card for what they are; by default those that work offline, the paper's own by path
-(docs/feature_networks.md). Prints the held-out clips' correlation of lip opening and mouth width, keyframes joined by
-straight lines.
+(docs/feature_networks.md).
+
+Phase 3 is not the paper's. The pipeline shows each keyframe as its mean code; this phase makes that the face which is
+on average nearest to people's. Most clips are given the model's own mean embeddings in the place of the true tokens,
+and what the expression of the mean codes leaves unexplained is added to the cross-entropy. It may widen the window of
+attention: positions are offsets, so what was learned stays.
+
+Prints the held-out clips' correlation of lip opening and mouth width, keyframes joined by straight lines.
 """
 
 import argparse
@@ -16,6 +24,7 @@ import copy
 
 import numpy as np
 import torch
+from expression_loss import UnexplainedExpression
 from keyframe_data import KeyframeBatches, Quantizer, collate
 from model_card import dataset_facts
 from motion_data import Clip, correlations, load_clips, portrait_codes
@@ -26,6 +35,7 @@ from training_utils import TrainingRun, run_script, sizes, start_accelerator, tr
 from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
 from avatarsync.data.dataset import Rows, load
 from avatarsync.errors import CheckpointError, InvalidArgumentError
+from avatarsync.expected_keyframes import expected_keyframes
 from avatarsync.identity import load_face_embedding
 from avatarsync.lip_edges import lip_gaps
 from avatarsync.losses import CompositeLoss, LossWeights
@@ -35,6 +45,7 @@ from avatarsync.perceptual import load_perceptual
 from avatarsync.phonemes import VisualMapping, speak
 from avatarsync.quantizers import digits_to_ids
 from avatarsync.schedule import locate, timed_units
+from avatarsync.text_frame_attention import EncodedUnits
 
 UNSEEN_SENTENCES = (
     "Papa map. Bob, mama, mop.",
@@ -51,17 +62,21 @@ PICTURE_INPUTS = (
     "real_landmarks",
 )
 SHOWN_CLIPS, SHOWN_KEYFRAMES = 4, 10
+REACH, WINDOW = ("past_units", "future_units"), 2
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = training_parser(__doc__, weight_decay=0.05)
     parser.add_argument("--tokenizer", required=True, help="trained visual tokenizer")
-    parser.add_argument("--phase", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--phase", type=int, choices=(1, 2, 3), default=1)
     modes = ("full", "causal", "limited_history", "one_to_one", "window")
     parser.add_argument("--attention_mode", choices=modes, default="window", help="of the Text–Frame Causal Mask")
-    parser.add_argument("--past_units", type=int, default=2, help="of mode window")
-    parser.add_argument("--future_units", type=int, default=2, help="of mode window")
-    parser.add_argument("--context_noise", type=float, default=0.2, help="share of units replaced in training")
+    parser.add_argument("--past_units", type=int, help="of mode window (2, phase 3: as it was)")
+    parser.add_argument("--future_units", type=int, help="of mode window (2, phase 3: as it was)")
+    parser.add_argument("--context_noise", type=float, help="share of units replaced in training (0.2, phase 3: 0.3)")
+    parser.add_argument("--noisy_share", type=float, help="of the clips: units are replaced at all (1, phase 3: 0.5)")
+    parser.add_argument("--means_share", type=float, default=0.6, help="of phase 3's clips: given mean embeddings")
+    parser.add_argument("--expression_weight", type=float, default=1.0, help="of phase 3's unexplained expression")
     parser.add_argument("--lambda_reconstruction", type=float, default=1.0, help="λ1 of Eq. 10")
     parser.add_argument("--lambda_lpips", type=float, default=1.0, help="λ2")
     parser.add_argument("--lambda_identity", type=float, default=1.0, help="λ3")
@@ -71,8 +86,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--facial", default="dlib", help="network of λ4; the paper's: facenet512:FILE")
     parser.add_argument("--pictures_per_clip", type=int, default=2, help="keyframes of a clip that phase 2 decodes")
     args = parser.parse_args(argv)
-    if args.phase == 2 and args.init_from is None:
-        raise InvalidArgumentError("--phase 2 goes on from phase 1: --init_from its folder")
+    if args.phase > 1 and args.init_from is None:
+        raise InvalidArgumentError(f"--phase {args.phase} goes on from phase {args.phase - 1}: --init_from its folder")
+    third = args.phase == 3
+    if third and not 0 < args.means_share <= 1:
+        raise InvalidArgumentError(f"--means_share is {args.means_share}: phase 3 needs more than 0, and at most 1")
+    if args.context_noise is None:
+        args.context_noise = 0.3 if third else 0.2
+    if args.noisy_share is None:
+        args.noisy_share = 0.5 if third else 1.0
     return args
 
 
@@ -85,8 +107,15 @@ def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> Ke
                 raise CheckpointError(
                     f"{args.init_from} has {name} {getattr(model.config, name)}, the tokenizer {value}: give its own"
                 )
+        reach = {name: getattr(args, name) for name in REACH if getattr(args, name) is not None}
+        if reach and model.config.attention_mode == "window":
+            config = KeyframeGeneratorConfig(**(model.config.to_dict() | reach))
+            widened = KeyframeGeneratorModel(config)
+            widened.load_state_dict(model.state_dict())
+            return widened
         return model
-    attention = {name: getattr(args, name) for name in ("attention_mode", "past_units", "future_units")}
+    reach = {name: WINDOW if getattr(args, name) is None else getattr(args, name) for name in REACH}
+    attention = {"attention_mode": args.attention_mode} | reach
     return KeyframeGeneratorModel(KeyframeGeneratorConfig(**(wanted | attention | sizes(args))))
 
 
@@ -144,9 +173,9 @@ class HeldOut:
         batch = collate([self.clips[index]], self.quantizer, reference)
         return {name: value.to(self.device) for name, value in batch.items()}
 
-    def generate(self, model: KeyframeGeneratorModel, batch: dict[str, torch.Tensor]):
+    def encode(self, model: KeyframeGeneratorModel, batch: dict[str, torch.Tensor]) -> EncodedUnits:
         inputs = {name: batch[name] for name in ("unit_ids", "durations", "reference_codes")}
-        return model.generate(condition=torch.ones_like(batch["condition"]), **inputs)
+        return model.encode(condition=torch.ones_like(batch["condition"]), **inputs)
 
     def evaluate(self, model: KeyframeGeneratorModel) -> dict[str, float]:
         quantizer, losses = self.tokenizer.quantizer, []
@@ -154,12 +183,12 @@ class HeldOut:
         for index, clip in enumerate(self.clips):
             batch = self.inputs(index)
             losses.append(model(**batch).loss.item())
-            generated = self.generate(model, batch)
+            encoded = self.encode(model, batch)
             left, right, t, _ = locate(np.arange(len(clip.codes)) / clip.fps, clip.keyframes)
             t = torch.from_numpy(t).float().to(self.device)[:, None, None]
             for name, codes in (
-                ("greedy", quantizer.ids_to_codes(generated.codes[0])),
-                ("expected", quantizer.expected_codes_factorised(generated.logits[0])),
+                ("greedy", quantizer.ids_to_codes(model.decode(encoded).codes[0])),
+                ("expected", expected_keyframes(model, self.tokenizer, encoded)),
             ):
                 expression = self.tokenizer.expression(codes[left] * (1 - t) + codes[right] * t)
                 expressions[name].append(expression.cpu())
@@ -179,8 +208,7 @@ class HeldOut:
             durations = torch.tensor([[unit.duration for unit in units]], device=self.device)
             reference = self.quantizer.codes_to_ids(self.portraits[:1]).to(self.device)
             condition = torch.ones(*ids.shape, 1, device=self.device)
-            generated = model.generate(ids, durations, condition, reference)
-            codes = self.tokenizer.quantizer.ids_to_codes(generated.codes[0])
+            codes = expected_keyframes(model, self.tokenizer, model.encode(ids, durations, condition, reference))
             opening = lip_gaps(self.tokenizer.expression(codes))[:, 4] * 100
             for index, gap in zip(ids[0].tolist(), opening.tolist(), strict=True):
                 name = mapping.units[index]
@@ -199,8 +227,8 @@ class HeldOut:
             pixels = torch.from_numpy(self.rows.crop(clip.row, 0)).permute(2, 0, 1)[None].to(self.device) / 127.5 - 1
             landmarks = torch.from_numpy(np.array(self.rows.landmarks(clip.row)[:1])).float().to(self.device)
             reference = self.tokenizer.prepare_reference(pixels, landmarks).expand(SHOWN_KEYFRAMES)
-            codes = self.generate(model, self.inputs(index)).codes[0, torch.from_numpy(chosen).to(self.device)]
-            decoded = self.tokenizer.decode(self.tokenizer.quantizer.ids_to_codes(codes), reference).pixels
+            codes = expected_keyframes(model, self.tokenizer, self.encode(model, self.inputs(index)))
+            decoded = self.tokenizer.decode(codes[torch.from_numpy(chosen).to(self.device)], reference).pixels
             pictures = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
             rows.append(np.concatenate(list(pictures), 1))
         return np.concatenate(rows)
@@ -233,7 +261,12 @@ def main(argv: list[str] | None = None) -> None:
         args.seed,
         rows=train_rows if args.phase == 2 else None,
         pictures_per_clip=args.pictures_per_clip,
+        noisy_share=args.noisy_share,
+        means_share=args.means_share if args.phase == 3 else 0.0,
     )
+    unexplained = None
+    if args.phase == 3:
+        unexplained = UnexplainedExpression(tokenizer, torch.cat(batches.expressions))
     held_out = HeldOut(tokenizer, quantizer, held, held_rows, references)
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay,
                                   betas=(0.9, 0.98))  # fmt: skip
@@ -245,13 +278,21 @@ def main(argv: list[str] | None = None) -> None:
         facts["Stage"] += f" Window: {model.config.past_units} units before, {model.config.future_units} after."
     if composite is not None:
         facts["Losses"] = ", ".join(loss_networks(composite))
+    if unexplained is not None:
+        facts["Losses"] = f"cross-entropy, unexplained expression of the mean codes (weight {args.expression_weight})"
     run = TrainingRun(accelerator, args, model, optimizer, facts)
 
     for batch in run.micro_batches(batches):
         pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
+        wanted = batch.pop("expressions", None)
         with accelerator.accumulate(prepared):
             result = prepared(**batch)
             loss, losses = result.loss, {"loss": result.loss}
+            if unexplained is not None:
+                counted = batch["label_mask"] & batch["from_means"][:, None]
+                expression = unexplained(result.logits[counted], wanted[counted]) if counted.any() else 0 * loss
+                loss = loss + args.expression_weight * expression
+                losses = {"loss": loss, "cross_entropy": result.loss, "unexplained_expression": expression}
             if composite is not None:
                 generated, landmarks = decode_straight_through(tokenizer, result.logits, pictures)
                 real = pictures["real_pixel_values"], landmarks, pictures["real_landmarks"]

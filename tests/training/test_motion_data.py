@@ -1,12 +1,16 @@
 """Clips as sequences of codes: beside which picture of the person a frame is seen."""
 
 import motion_data
+import numpy as np
 import pytest
 import torch
+from expression_loss import UnexplainedExpression
+from tiny_dataset import SIZE, write_tiny_dataset
 from train_keyframes import load
 from train_keyframes import load_rows as rows_of_split
 
-from avatarsync import AvatarSyncPipeline
+from avatarsync import AvatarSyncPipeline, AvatarSyncProcessor, VisualTokenizerConfig, VisualTokenizerModel
+from avatarsync.phonemes import Speech
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,42 @@ def test_frames_are_seen_beside_one_of_their_own_clip(tokenizer, face_dataset, t
     again = motion_data.encode_rows(tokenizer, rows, "train", tmp_path, beside)
     assert all(torch.equal(first, second) for first, second in zip(codes, again, strict=True))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_clips_are_scheduled_as_the_pipeline_schedules_speech(tmp_path):
+    sizes = {"encoder_width": 8, "motion_width": 32, "motion_rank": 8, "painter_size": 16, "painter_width": 8}
+    tokenizer = VisualTokenizerModel(VisualTokenizerConfig(crop_size=SIZE, **sizes)).eval()
+    folder = write_tiny_dataset(tmp_path / "data")
+    rows = rows_of_split(load(folder), "train", folder)[0]
+    clip = motion_data.load_clips(tokenizer, rows, "train", tmp_path / "cache")[0]
+    count = int(rows.num_frames[clip.row])
+    silence = np.zeros(round(16000 * count / clip.fps), np.float32)
+    wanted = AvatarSyncProcessor()(Speech(rows.track(clip.row), silence, 16000), clip.fps)
+    assert torch.equal(clip.unit_ids, wanted.unit_ids)
+    torch.testing.assert_close(clip.durations, wanted.durations)
+    np.testing.assert_allclose(clip.keyframes, wanted.keyframe_times)
+    # In between two frames an expression is in between, in silence that of the nearest frame with shut lips.
+    expressions = clip.keyframe_expressions
+    assert expressions.shape == (len(clip.unit_ids), 468, 2)
+    assert clip.closed[clip.keyframe_indices[clip.silent]].all()
+    spoken = int(np.flatnonzero(~clip.silent)[0])
+    before = int(np.floor(clip.keyframes[spoken] * clip.fps))
+    share = clip.keyframes[spoken] * clip.fps - before
+    between = (1 - share) * clip.expressions[before] + share * clip.expressions[before + 1]
+    torch.testing.assert_close(expressions[spoken], between, atol=1e-5, rtol=0)
+
+
+def test_what_mean_codes_leave_unexplained(tokenizer):
+    ids = torch.randint(0, 1024, (64, 16), generator=torch.Generator().manual_seed(0))
+    people = tokenizer.expression(tokenizer.quantizer.ids_to_codes(ids)).detach()
+    unexplained = UnexplainedExpression(tokenizer, people)
+    certain = 50.0 * torch.nn.functional.one_hot(ids, 1024).float()[:, :, None]  # (N, K, F = 1, V)
+    assert unexplained(certain, people) < 1e-4
+    # Other faces explain nothing: twice the variance of each of landmarks, gap and width.
+    assert 4 < unexplained(certain, people.roll(1, 0)) < 8
+    logits = torch.zeros_like(certain).requires_grad_()
+    unexplained(logits, people).backward()
+    assert logits.grad.abs().max() > 0
 
 
 def test_the_stillest_face_is_the_nearest_to_rest():

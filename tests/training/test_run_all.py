@@ -1,5 +1,6 @@
 """The whole chain of training on a toy set: raw videos to a model that speaks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from avatarsync import AvatarSyncPipeline
 from avatarsync.data.dataset import Rows, load
 
 RUN_ALL = Path(__file__).resolve().parents[2] / "training" / "run_all.sh"
-STAGES = ("detector", "landmarks", "face_aligner", "codes", "tokenizer", "keyframes_1", "keyframes_2", "interpolation")
+STAGES = (
+    *("detector", "landmarks", "face_aligner", "codes", "encoder", "tokenizer"),
+    *("keyframes_1", "keyframes_2", "keyframes_3", "interpolation"),
+)
 
 
 def run_all(*options):
@@ -50,6 +54,12 @@ def test_every_stage_leaves_weights_curves_and_a_card(toy, stage):
 def test_phase_two_names_its_networks(toy):
     card = (toy / "keyframes_2" / "README.md").read_text()
     assert "ST-LPIPS" in card and "dlib ResNet-29" in card
+
+
+def test_phase_three_widens_the_window(toy):
+    config = json.loads((toy / "keyframes_3" / "config.json").read_text())
+    assert (config["past_units"], config["future_units"]) == (3, 3)
+    assert "unexplained expression" in (toy / "keyframes_3" / "README.md").read_text()
 
 
 def test_what_was_trained_generates(toy):

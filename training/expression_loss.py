@@ -1,0 +1,35 @@
+"""How much of people's expressions the mean codes leave unexplained: what phase 3 of the keyframe generator lowers."""
+
+import torch
+
+from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, mouth_widths
+
+
+def _lips(expressions: torch.Tensor) -> torch.Tensor:
+    """Inner-lip gap and mouth width `(N, 2)` of expressions `(N, 468, 2)`."""
+    gap = (expressions[:, 14] - expressions[:, 13]).norm(dim=-1)
+    return torch.stack([gap, mouth_widths(expressions)[:, 0]], -1)
+
+
+class UnexplainedExpression:
+    """Squared errors of all landmarks, of the lip gap and of the mouth's width, each over its variance (1 - R²).
+
+    Args:
+        tokenizer: whose codes they are; frozen.
+        expressions: `(N, 468, 2)`, people's, which give the variances.
+    """
+
+    def __init__(self, tokenizer: VisualTokenizerModel, expressions: torch.Tensor):
+        self.tokenizer, self.weights = tokenizer, tokenizer.landmark_weights[:, None]
+        expressions = expressions.to(tokenizer.device)
+        spread = (expressions - expressions.mean(0)).square() * self.weights
+        self.variance = spread.mean().clamp_min(1e-12)
+        self.lip_variance = _lips(expressions).var(0).clamp_min(1e-12)
+
+    def __call__(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """The sum of the three shares, of keyframes with logits `(N, K, F, V_f)` and expressions `(N, 468, 2)`."""
+        codes = self.tokenizer.quantizer.expected_codes_factorised(logits.float())
+        found = self.tokenizer.expression(codes)
+        landmarks = ((found - wanted).square() * self.weights).mean() / self.variance
+        lips = (_lips(found) - _lips(wanted)).square().mean(0) / self.lip_variance
+        return landmarks + lips.sum()

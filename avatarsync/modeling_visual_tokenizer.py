@@ -36,13 +36,14 @@ from .warping import mesh_flow, shrink, soften, warp
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
 EDGE_WEIGHT = 2.0  # of the paint's gradients against its colours: teeth are edges
-AROUND_MOUTH_WEIGHT = 0.2  # of pixels beside the painted ones
+AROUND_MOUTH_WEIGHT = 0.35  # of pixels beside the painted ones
 # Blur of the shading, of the crop's side. What is learned from L1 evens out fine detail that cannot be foretold, pores
 # and noise: without blur the mouth was 0.63 instead of 0.74 as sharp as real ones, with it 0.71.
 SHADING_SOFTNESS = 0.009
 SHADING_FADE = 0.2  # width of the rim of the painter's window in which shading fades out, of its side
 # How far the lips' outline must have moved for all of the shading, of the crop's side: a face at rest has none.
 SHADED_MOTION = 0.015
+MOST_SHADING, MOST_TINT = 0.25, 0.04  # of 2, the range of pixels: brightness, and each channel beside it
 # Lips and lids carry what people look at; the rest of the face only follows.
 LIP_WEIGHT, LID_WEIGHT = 6.0, 4.0
 # Rounding and spreading move the corners by little; without a term of its own their width is lost among 468 points.
@@ -197,6 +198,9 @@ class Painter(nn.Module):
         # The opacity starts near one: a path that starts closed never learns.
         # Shading is of places: a cast over all of the window would be a patch of another colour.
         shading = out[:, 4:] - out[:, 4:].mean((2, 3), keepdim=True)
+        grey = shading.mean(1, keepdim=True)
+        # Light changes brightness far more than colour. Without bounds, a picture tinted like none before got a patch.
+        shading = _bounded(grey, MOST_SHADING) + _bounded(shading - grey, MOST_TINT)
         return out[:, :3], torch.sigmoid(out[:, 3:4] + 3.0), shading * self.shading_fade
 
 
@@ -389,6 +393,10 @@ def _landmark_weights() -> torch.Tensor:
     for ring in LIP_RINGS:
         weights[list(ring)] = LIP_WEIGHT
     return weights / weights.mean()
+
+
+def _bounded(values: torch.Tensor, most: float) -> torch.Tensor:
+    return most * torch.tanh(values / most)
 
 
 def _fading_rim(side: int) -> torch.Tensor:

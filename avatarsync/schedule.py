@@ -20,7 +20,7 @@ NTSC_TOLERANCE = Fraction(5, 1000)
 # A longer phoneme, and above all a silence, gets several keyframes: one alone would stretch its neighbours into it.
 MAX_UNIT_DURATION = 0.24
 # Silent units before the first and after the last, so that speech begins and ends in the resting face: one more than
-# keyframes look about by default, since the outermost one that is shown must see silence alone.
+# keyframes look about at most (phase 3 of training), since the outermost one that is shown must see silence alone.
 REST_UNITS, REST_DURATION = 4, 0.2
 # Lips move before the sound: without it, generated lips are 0.7 frames of 25 fps late on GRID's training clips, with
 # it 0.1 (r of the opening 0.853 and 0.874).

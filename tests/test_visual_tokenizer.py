@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
+from avatarsync.modeling_visual_tokenizer import MOST_SHADING, MOST_TINT
 
 TINY = {
     "crop_size": 64,
@@ -85,6 +86,18 @@ def test_shading_stays_inside_the_painters_window(model, faces):
         rim = out.shading[index, :, y, x : x + 32].abs().mean()
         assert middle > 0.05 and rim < 0.1 * middle
     assert not (out.shading * beside).any()
+
+
+def test_shading_may_brighten_far_more_than_it_tints(model):
+    generator = torch.Generator().manual_seed(0)
+    window = torch.rand(2, 8, 32, 32, generator=generator) * 2 - 1
+    with torch.no_grad():
+        model.painter.head.weight.mul_(1e3)
+        codes = torch.zeros(2, model.config.num_tokens, model.config.code_bits)
+        shading = model.painter(window, codes)[2]
+    grey = shading.mean(1, keepdim=True)
+    assert 0.5 * MOST_SHADING < grey.abs().max() <= MOST_SHADING + MOST_TINT
+    assert 0 < (shading - grey).abs().max() <= 2 * MOST_TINT
 
 
 def test_shading_is_no_cast(model, faces):

@@ -13,11 +13,13 @@
 #   --accelerate FILE                of training/accelerate/; default cpu.yaml
 #   --minutes N                      stop each stage after N minutes; call again to go on
 #   --speed N                        divide all numbers of steps by N
+#   --phases 2|3                     of the keyframes; default 2, as in the bundled weights (training/README.md on 3)
 # Interrupted or called again, it goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-layout=flat landmarker=bundled accelerate=training/accelerate/cpu.yaml speed=1 out="" toy=""
+layout=flat landmarker=bundled accelerate=training/accelerate/cpu.yaml speed=1 phases=2
+out="" toy=""
 videos=() portraits=() prepare=() limit=()
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || { echo "error: $1 needs a value; see the top of $0" >&2; exit 2; }
@@ -31,11 +33,13 @@ while [ $# -gt 0 ]; do
         --accelerate) accelerate="$2" ;;
         --minutes) limit=(--max_minutes "$2") ;;
         --speed) speed="$2" ;;
-        --toy) toy=yes out="$2" ;;
+        --phases) phases="$2" ;;
+        --toy) toy=yes out="$2" phases=3 ;;
         *) echo "error: unknown option $1; see the top of $0" >&2; exit 2 ;;
     esac
     shift 2
 done
+[ "$phases" = 2 ] || [ "$phases" = 3 ] || { echo "error: --phases is $phases: give 2 or 3; see the top of $0" >&2; exit 2; }
 [ -n "$out" ] || { echo "error: --out is missing; see the top of $0" >&2; exit 2; }
 data="$out/dataset" per_portrait=8
 
@@ -76,14 +80,16 @@ train train_keyframes.py "$out/keyframes_1" 3000 --phase 1 --tokenizer "$out/tok
     --learning_rate 1e-3 "${keyframes[@]}"
 train train_keyframes.py "$out/keyframes_2" 200 --phase 2 --tokenizer "$out/tokenizer" \
     --init_from "$out/keyframes_1" --learning_rate 5e-5 "${keyframes[@]}"
-train train_keyframes.py "$out/keyframes_3" 1000 --phase 3 --tokenizer "$out/tokenizer" \
-    --init_from "$out/keyframes_2" --learning_rate 5e-4 --past_units 3 --future_units 3 "${keyframes[@]}"
+if [ "$phases" = 3 ]; then
+    train train_keyframes.py "$out/keyframes_3" 1000 --phase 3 --tokenizer "$out/tokenizer" \
+        --init_from "$out/keyframes_2" --learning_rate 5e-4 --past_units 3 --future_units 3 "${keyframes[@]}"
+fi
 train train_interpolation.py "$out/interpolation" 4000 --tokenizer "$out/tokenizer" \
-    --keyframes "$out/keyframes_3" "${interpolation[@]}"
+    --keyframes "$out/keyframes_$phases" "${interpolation[@]}"
 
 echo "== model"
 python training/assemble.py --face_aligner "$out/face_aligner" --visual_tokenizer "$out/tokenizer" \
-    --keyframe_generator "$out/keyframes_3" --interpolation "$out/interpolation" --out "$out/model"
+    --keyframe_generator "$out/keyframes_$phases" --interpolation "$out/interpolation" --out "$out/model"
 if [ -z "$toy" ]; then
     python training/contact_sheet.py --model "$out/model" --out "$out/contact_sheet.png"
 fi

@@ -15,6 +15,7 @@ from avatarsync.face_mesh import neutral_landmarks
 
 CLOSED_LIPS = 0.012  # inner-lip gap, of the crop's side, below which a portrait counts as neutral
 SMILING_LIPS = 0.02  # and above which it shows its teeth
+LAMPLIGHT = 0.12  # tint of what the painter sees; with less, a yellow video got a blue patch about the mouth
 # As imperfect alignment makes them; more would hide how wide a mouth is.
 SHIFT, ANGLE, ZOOM = 0.012, 0.025, 0.012
 
@@ -24,9 +25,9 @@ def pixels(crops: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float()
 
 
-def jitter_colour(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+def jitter_colour(images: torch.Tensor, strength: torch.Tensor, tint: float = 0.05) -> torch.Tensor:
     """Random gain, offset and tint; `strength` `(B, 5)` standard normal, so that two pictures can share one draw."""
-    gain = torch.exp(0.15 * strength[:, :1] + 0.05 * strength[:, 1:4])[:, :, None, None]
+    gain = torch.exp(0.15 * strength[:, :1] + tint * strength[:, 1:4])[:, :, None, None]
     offset = (12 * strength[:, 4])[:, None, None, None]
     return (images * gain + offset).clamp(0, 255)
 
@@ -161,9 +162,9 @@ class TokenizerBatches(NumberedBatches):
         return batch | {
             "pixel_values": seen(batch["pixel_values"]),
             "own_reference_pixel_values": seen(batch["own_reference_pixel_values"]),
-            "reference_pixel_values": jitter_colour(batch["reference_pixel_values"], look) / 127.5 - 1,
+            "reference_pixel_values": jitter_colour(batch["reference_pixel_values"], look, LAMPLIGHT) / 127.5 - 1,
             "reference_landmarks": batch["reference_landmarks"] + noise,
-            "labels": jitter_colour(batch["labels"], look) / 127.5 - 1,
+            "labels": jitter_colour(batch["labels"], look, LAMPLIGHT) / 127.5 - 1,
             "quantize": torch.rand(self.batch_size, generator=generator) < self.quantize_share,
         }
 

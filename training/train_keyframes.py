@@ -11,10 +11,11 @@ similarity losses (Eq. 7–9) of pictures that the frozen decoder makes from str
 are named in logs and card for what they are; by default those that work offline, the paper's own by path
 (docs/feature_networks.md).
 
-Phase 3 is not the paper's. The pipeline shows each keyframe as its mean code; this phase makes that the face which is
-on average nearest to people's. Most clips are given the model's own mean embeddings in the place of the true tokens,
-and what the expression of the mean codes leaves unexplained is added to the cross-entropy. It may widen the window of
-attention: positions are offsets, so what was learned stays.
+Phase 3 is not the paper's, nor in the bundled weights yet (training/README.md says why). The pipeline shows each
+keyframe as its mean code; this phase makes that the face which is on average nearest to people's. Most clips are given
+the model's own mean embeddings in the place of the true tokens, and what the expression of the mean codes leaves
+unexplained is added to the cross-entropy. It may widen the window of attention: positions are offsets, so what was
+learned stays.
 
 Prints the held-out clips' correlation of lip opening and mouth width, keyframes joined by straight lines.
 """

@@ -72,7 +72,16 @@ def test_what_was_trained_generates(toy):
     assert video.frames.shape[1:] == portrait.shape and len(video.frames) > 15
 
 
-@pytest.mark.parametrize("options", [[], ["--toy"], ["--nonsense", "x"], ["--videos", "/nowhere", "--out", "{out}"]])
+WRONG = (
+    [],
+    ["--toy"],
+    ["--nonsense", "x"],
+    ["--videos", "/nowhere", "--out", "{out}"],
+    ["--phases", "4", "--out", "{out}"],
+)
+
+
+@pytest.mark.parametrize("options", WRONG)
 def test_wrong_options_are_told(options, tmp_path):
     result = run_all(*(option.format(out=tmp_path / "out") for option in options))
     assert result.returncode == 2 and "error: " in result.stderr.strip().splitlines()[-1]

@@ -1,6 +1,11 @@
 """What tests of several folders share."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # helpers that are no tests
 
 
 @pytest.fixture(scope="session")

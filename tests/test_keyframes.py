@@ -2,17 +2,16 @@ import math
 
 import pytest
 import torch
+from tiny_keyframes import LAYERS, K, T, V, tiny_generator, tiny_inputs
 from torch.nn import functional
 
 from avatarsync.attention_masks import text_frame_mask, unit_visibility
-from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
 from avatarsync.errors import InvalidArgumentError
 from avatarsync.modeling_keyframes import CONDITION, DURATION, FRAME, REFERENCE, UNIT, KeyframeGeneratorModel
 from avatarsync.quantizers import ids_to_digits
 
 MODES = ["full", "causal", "limited_history", "one_to_one", "window"]
 BOUNDED, CONTEXTS = MODES[2:], ["none", "previous"]
-T, K, V, LAYERS = 7, 4, 16, 2
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 bounded_mode = pytest.mark.parametrize("mode", BOUNDED)
@@ -22,23 +21,6 @@ every_context = pytest.mark.parametrize("frame_context", CONTEXTS)
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def make(mode="window", frame_context="none", **changes):
-    options = dict(
-        num_units=6, codebook_size=V, num_tokens=K, hidden_size=32, num_layers=LAYERS, num_heads=2, mlp_ratio=2.0,
-        attention_mode=mode, frame_context=frame_context, past_units=2, future_units=1, initializer_range=0.3,
-    )  # fmt: skip
-    return KeyframeGeneratorModel(KeyframeGeneratorConfig(**(options | changes))).eval()
-
-
-def make_inputs(batch=2, num_units=T):
-    return {
-        "unit_ids": torch.randint(0, 6, (batch, num_units)),
-        "durations": torch.rand(batch, num_units) * 0.3 + 0.03,
-        "condition": torch.rand(batch, num_units, 1),
-        "reference_codes": torch.randint(0, V, (batch, K)),
-    }
 
 
 def cut(inputs, units, items=slice(None)):
@@ -116,8 +98,8 @@ def dense_logits(model, inputs, labels, unit_mask):
 @every_context
 @pytest.mark.parametrize("code_factors", [1, 2])
 def test_attention_in_pieces_equals_the_full_mask(mode, frame_context, code_factors):
-    model = make(mode, frame_context, code_factors=code_factors)
-    inputs, labels = make_inputs(), torch.randint(0, V, (2, T, K))
+    model = tiny_generator(mode, frame_context, code_factors=code_factors)
+    inputs, labels = tiny_inputs(), torch.randint(0, V, (2, T, K))
     unit_mask = torch.arange(T) < torch.tensor([[T], [T - 3]])
     logits = model(**inputs, labels=labels, unit_mask=unit_mask).logits
     expected = dense_logits(model, inputs, labels, unit_mask)
@@ -128,7 +110,7 @@ def test_attention_in_pieces_equals_the_full_mask(mode, frame_context, code_fact
 @every_context
 @pytest.mark.parametrize("code_factors", [1, 2])
 def test_decoding_with_a_cache_equals_the_teacher_forced_pass(mode, frame_context, code_factors):
-    model, inputs = make(mode, frame_context, code_factors=code_factors), make_inputs()
+    model, inputs = tiny_generator(mode, frame_context, code_factors=code_factors), tiny_inputs()
     base = model.config.code_base
     # Sampled hot, so that the tokens differ.
     for temperature in (0.0, 3.0):
@@ -146,7 +128,7 @@ def test_decoding_with_a_cache_equals_the_teacher_forced_pass(mode, frame_contex
 @every_context
 @pytest.mark.parametrize("what", ["unit_ids", "durations", "condition"])
 def test_perturbing_a_unit_changes_exactly_the_frames_that_the_mode_allows(mode, frame_context, what):
-    model, inputs, labels = make(mode, frame_context), make_inputs(), torch.randint(0, V, (2, T, K))
+    model, inputs, labels = tiny_generator(mode, frame_context), tiny_inputs(), torch.randint(0, V, (2, T, K))
     visible = unit_visibility(mode, T, 2, 1)
     # Through each layer but the first, a frame reads what the frame before it read one layer earlier.
     forced_visible, generated_visible = visible, visible
@@ -170,7 +152,7 @@ def test_perturbing_a_unit_changes_exactly_the_frames_that_the_mode_allows(mode,
 @every_mode
 @every_context
 def test_perturbing_a_token_changes_exactly_the_later_rows_that_may_read_it(mode, frame_context):
-    model, inputs, labels = make(mode, frame_context), make_inputs(1), torch.randint(0, V, (1, T, K))
+    model, inputs, labels = tiny_generator(mode, frame_context), tiny_inputs(1), torch.randint(0, V, (1, T, K))
     before = model(**inputs, labels=labels).logits
     frame, token = 2, 1
     labels[0, frame, token] = (labels[0, frame, token] + 5) % V
@@ -183,7 +165,7 @@ def test_perturbing_a_token_changes_exactly_the_later_rows_that_may_read_it(mode
 
 @every_mode
 def test_every_frame_reads_the_reference(mode):
-    model, inputs = make(mode), make_inputs(1)
+    model, inputs = tiny_generator(mode), tiny_inputs(1)
     before = model.generate(**inputs).logits
     inputs["reference_codes"] = (inputs["reference_codes"] + 3) % V
     assert changed_frames(model.generate(**inputs).logits, before).all()
@@ -191,7 +173,7 @@ def test_every_frame_reads_the_reference(mode):
 
 @bounded_mode
 def test_frames_do_not_depend_on_their_place_in_the_sequence(mode):
-    model, inputs = make(mode), make_inputs(1, 60)
+    model, inputs = tiny_generator(mode), tiny_inputs(1, 60)
     past_units = {"limited_history": 1, "one_to_one": 0, "window": 2}[mode]
     whole = model.generate(**inputs)
     start = 37
@@ -202,7 +184,7 @@ def test_frames_do_not_depend_on_their_place_in_the_sequence(mode):
 
 def test_only_offsets_count_in_full_attention_too():
     # Two units and their frames, moved along by padding in front of them.
-    model, inputs = make("full"), make_inputs(1, 2)
+    model, inputs = tiny_generator("full"), tiny_inputs(1, 2)
     moved = {
         name: tensor if name == "reference_codes" else torch.cat([tensor.repeat_interleave(4, 1), tensor], dim=1)
         for name, tensor in inputs.items()
@@ -219,7 +201,7 @@ def test_only_offsets_count_in_full_attention_too():
 @every_context
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_items_of_a_padded_batch_equal_items_alone(mode, frame_context, temperature):
-    model, inputs = make(mode, frame_context), make_inputs(3)
+    model, inputs = tiny_generator(mode, frame_context), tiny_inputs(3)
     lengths = [T, 1, 4]
     unit_mask = torch.arange(T) < torch.tensor(lengths).unsqueeze(1)
     together = model.generate(
@@ -238,7 +220,7 @@ def test_items_of_a_padded_batch_equal_items_alone(mode, frame_context, temperat
 @every_mode
 @every_context
 def test_loss_is_the_cross_entropy_over_what_is_not_padding(mode, frame_context):
-    model, inputs = make(mode, frame_context, code_factors=2), make_inputs()
+    model, inputs = tiny_generator(mode, frame_context, code_factors=2), tiny_inputs()
     labels = torch.randint(0, V, (2, T, K))
     unit_mask = torch.arange(T) < torch.tensor([[T], [3]])
     labels[1, 3:] = -100
@@ -259,7 +241,7 @@ def test_loss_is_the_cross_entropy_over_what_is_not_padding(mode, frame_context)
 @every_mode
 @every_context
 def test_given_mean_embeddings_it_learns_from_what_it_generates(mode, frame_context):
-    model, inputs = make(mode, frame_context, dropout=0.5), make_inputs()
+    model, inputs = tiny_generator(mode, frame_context, dropout=0.5), tiny_inputs()
     labels, unit_mask = torch.randint(0, V, (2, T, K)), torch.arange(T) < torch.tensor([[T], [4]])
     forced = model(**inputs, labels=labels, unit_mask=unit_mask).logits
     mixed = model(**inputs, labels=labels, unit_mask=unit_mask, from_means=torch.tensor([False, True]))
@@ -280,7 +262,7 @@ def test_given_mean_embeddings_it_learns_from_what_it_generates(mode, frame_cont
 )
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.5}, {"expected": True}])
 def test_blocks_equal_the_whole(mode, block_size, first, sizes, options):
-    model, inputs = make(mode), make_inputs(2, 20)
+    model, inputs = tiny_generator(mode), tiny_inputs(2, 20)
     whole = model.generate(**inputs, **options, generator=torch.Generator().manual_seed(3))
     options = options | {"block_size": block_size, "first_block_size": first}
     blocks = list(model.generate_blocks(**inputs, **options, generator=torch.Generator().manual_seed(3)))
@@ -291,7 +273,7 @@ def test_blocks_equal_the_whole(mode, block_size, first, sizes, options):
 
 @every_mode
 def test_some_frames_are_decoded_like_all(mode):
-    model, inputs, frames = make(mode), make_inputs(2, 20), torch.tensor([1, 4, 5, 19])
+    model, inputs, frames = tiny_generator(mode), tiny_inputs(2, 20), torch.tensor([1, 4, 5, 19])
     whole, encoded = model.generate(**inputs), model.encode(**inputs)
     some = model.decode(encoded.of_frames(frames))
     assert torch.equal(some.codes, whole.codes[:, frames])
@@ -302,39 +284,12 @@ def test_some_frames_are_decoded_like_all(mode):
 @pytest.mark.parametrize("mode, frame_context", [("full", "none"), ("causal", "none"), ("window", "previous")])
 def test_blocks_are_refused_where_they_would_differ(mode, frame_context):
     with pytest.raises(InvalidArgumentError, match="use generate"):
-        next(make(mode, frame_context).generate_blocks(**make_inputs()))
-
-
-def test_a_seed_makes_sampling_exact():
-    model, inputs = make(), make_inputs()
-
-    def sample(seed, **options):
-        return model.generate(**inputs, generator=torch.Generator().manual_seed(seed), **options).codes
-
-    assert torch.equal(sample(1, temperature=1.0), sample(1, temperature=1.0))
-    assert not torch.equal(sample(1, temperature=1.0), sample(2, temperature=1.0))
-    greedy = model.generate(**inputs).codes
-    assert torch.equal(sample(1, temperature=1.0, top_k=1), greedy)
-    assert torch.equal(sample(1, temperature=1e-4), greedy)
-
-
-@pytest.mark.parametrize("top_k", [None, 5])
-def test_samples_follow_the_softmax(top_k):
-    model, inputs = make("one_to_one"), make_inputs(1, 1)
-    many = {name: t if name == "reference_codes" else t.expand(1, 8000, *t.shape[2:]) for name, t in inputs.items()}
-    output = model.generate(**many, temperature=2.0, top_k=top_k, generator=torch.Generator().manual_seed(0))
-    frequencies = torch.bincount(output.codes[0, :, 0], minlength=V) / 8000
-    logits = output.logits[0, 0, 0, 0] / 2.0
-    if top_k is not None:
-        logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
-    expected = logits.softmax(-1)
-    assert ((frequencies > 0) & (expected == 0)).sum() == 0
-    assert (frequencies - expected).abs().max() < 0.02
-    assert expected.max() < 0.9
+        next(tiny_generator(mode, frame_context).generate_blocks(**tiny_inputs()))
 
 
 def test_without_a_condition_the_null_embedding_stands_in():
-    model, inputs, labels = make(condition_dropout=1.0, dropout=0.0), make_inputs(), torch.randint(0, V, (2, T, K))
+    model, inputs = tiny_generator(condition_dropout=1.0, dropout=0.0), tiny_inputs()
+    labels = torch.randint(0, V, (2, T, K))
     seen = model(**inputs, labels=labels).logits
     null = model(**{**inputs, "condition": None}, labels=labels).logits
     assert changed_frames(seen, null).all()
@@ -344,8 +299,8 @@ def test_without_a_condition_the_null_embedding_stands_in():
 
 
 def test_training_hides_the_condition_of_some_sequences():
-    model, labels = make(condition_dropout=0.5, dropout=0.0).train(), torch.randint(0, V, (64, T, K))
-    inputs = make_inputs(64)
+    model, labels = tiny_generator(condition_dropout=0.5, dropout=0.0).train(), torch.randint(0, V, (64, T, K))
+    inputs = tiny_inputs(64)
     null = model(**{**inputs, "condition": None}, labels=labels).logits
     changed = changed_frames(model(**inputs, labels=labels).logits, null)
     assert torch.equal(changed.any(1), changed.all(1))
@@ -353,7 +308,7 @@ def test_training_hides_the_condition_of_some_sequences():
 
 
 def test_durations_are_binned_evenly_in_log_time_and_clamped():
-    model, inputs = make("one_to_one"), make_inputs(1, 6)
+    model, inputs = tiny_generator("one_to_one"), tiny_inputs(1, 6)
     inputs["unit_ids"][:], inputs["condition"][:] = 1, 0.5
     # Bins 0 and 31 of 32, then both sides of the border between bins 10 and 11.
     border = 0.02 * 100 ** (10.5 / 31)
@@ -365,8 +320,8 @@ def test_durations_are_binned_evenly_in_log_time_and_clamped():
 
 
 def test_a_tiny_set_is_learned_and_generated():
-    model = make("window", initializer_range=0.02, dropout=0.0, condition_dropout=0.0).train()
-    inputs = make_inputs(4, 5)
+    model = tiny_generator("window", initializer_range=0.02, dropout=0.0, condition_dropout=0.0).train()
+    inputs = tiny_inputs(4, 5)
     labels = torch.randint(0, V, (4, 5, K))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
@@ -384,8 +339,8 @@ def test_a_tiny_set_is_learned_and_generated():
 @every_context
 @pytest.mark.parametrize("mode", ["full", "window"])
 def test_gradient_checkpointing_changes_no_gradient_and_every_parameter_has_one(mode, frame_context):
-    model = make(mode, frame_context, dropout=0.0, condition_dropout=0.0).train()
-    inputs, labels = make_inputs(), torch.randint(0, V, (2, T, K))
+    model = tiny_generator(mode, frame_context, dropout=0.0, condition_dropout=0.0).train()
+    inputs, labels = tiny_inputs(), torch.randint(0, V, (2, T, K))
 
     def gradients():
         model.zero_grad()
@@ -404,7 +359,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_every_parameter_has_one(
 
 
 def test_bfloat16_as_autocast_and_as_weights():
-    model, inputs, labels = make(frame_context="previous"), make_inputs(), torch.randint(0, V, (2, T, K))
+    model, inputs, labels = tiny_generator(frame_context="previous"), tiny_inputs(), torch.randint(0, V, (2, T, K))
     exact = model(**inputs, labels=labels).loss
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**inputs, labels=labels).loss
@@ -419,7 +374,7 @@ def test_bfloat16_as_autocast_and_as_weights():
 
 
 def test_save_and_load(tmp_path):
-    model, inputs = make("causal", "previous", code_factors=2), make_inputs()
+    model, inputs = tiny_generator("causal", "previous", code_factors=2), tiny_inputs()
     model.save_pretrained(tmp_path)
     loaded, report = KeyframeGeneratorModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
@@ -436,33 +391,17 @@ def test_save_and_load(tmp_path):
     ],
 )
 def test_inputs_of_other_shapes_are_named(name, change):
-    inputs = make_inputs()
+    inputs = tiny_inputs()
     inputs[name] = change(inputs[name])
     with pytest.raises(InvalidArgumentError, match=name):
-        make().generate(**inputs)
-
-
-def test_expected_codes_go_on_from_the_mean_embedding():
-    """The first token has no say in this, the second one sees the mean; where the model is sure, nothing changes."""
-    model, inputs = make(), make_inputs()
-    greedy, mean = (model.generate(**inputs, expected=expected) for expected in (False, True))
-    torch.testing.assert_close(mean.logits[:, :, 0], greedy.logits[:, :, 0])
-    assert not torch.allclose(mean.logits[:, :, 1:], greedy.logits[:, :, 1:], atol=1e-3)
-    base = model.config.code_base
-    embeddings = model.code_embedding.weight.view(-1, base, model.config.hidden_size)  # (F, V_f, hidden)
-    expected = torch.einsum("btfv,fvh->bth", mean.logits[:, :, 0].softmax(-1), embeddings)
-    torch.testing.assert_close(model._embed_expected(mean.logits[:, :, 0]), expected)
-    with torch.no_grad():
-        model.head.weight *= 1e4
-    greedy, mean = (model.generate(**inputs, expected=expected) for expected in (False, True))
-    assert torch.equal(mean.codes, greedy.codes)
+        tiny_generator().generate(**inputs)
 
 
 @pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}, {"expected": True, "temperature": 1.0}])
 def test_options_out_of_range_are_named(options):
     with pytest.raises(InvalidArgumentError, match=next(iter(options))):
-        make().generate(**make_inputs(), **options)
+        tiny_generator().generate(**tiny_inputs(), **options)
     with pytest.raises(InvalidArgumentError, match="labels"):
-        make()(**make_inputs(), labels=torch.zeros(2, T, K + 1, dtype=torch.long))
+        tiny_generator()(**tiny_inputs(), labels=torch.zeros(2, T, K + 1, dtype=torch.long))
     with pytest.raises(InvalidArgumentError, match="block_size"):
-        next(make().generate_blocks(**make_inputs(), block_size=0))
+        next(tiny_generator().generate_blocks(**tiny_inputs(), block_size=0))

@@ -53,7 +53,8 @@ class HeldOutClips:
         held = train_keyframes.HeldOut(self.tokenizer, quantizer, self.clips, self.rows, self.references)
 
         def codes(index: int) -> torch.Tensor:
-            keyframes = quantizer.ids_to_codes(held.generate(model, held.inputs(index)).codes[0])
+            greedy = model.decode(held.encode(model, held.inputs(index))).codes[0]
+            keyframes = quantizer.ids_to_codes(greedy)
             return between(keyframes, self.clips[index], "linear")
 
         return codes

@@ -24,7 +24,7 @@ MAX_UNIT_DURATION = 0.24
 REST_UNITS, REST_DURATION = 4, 0.2
 # Lips move before the sound: without it, generated lips are 0.7 frames of 25 fps late on GRID's training clips, with
 # it 0.1 (r of the opening 0.853 and 0.874).
-LIP_LEAD = 0.02  # seconds
+LIP_LEAD = 0.04  # seconds
 # Rates of up to this denominator are taken as they are; every container's clock can count them.
 MAX_DENOMINATOR = 1001
 

@@ -4,6 +4,10 @@ import torch
 
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, mouth_widths
 
+# Lips that must close and are too open weigh this many times as much as lips that are too closed. Means of what people
+# do are not quite shut, and nobody minds lips that close too well.
+OPEN_WEIGHT = 4.0
+
 
 def _lips(expressions: torch.Tensor) -> torch.Tensor:
     """Inner-lip gap and mouth width `(N, 2)` of expressions `(N, 468, 2)`."""
@@ -26,10 +30,19 @@ class UnexplainedExpression:
         self.variance = spread.mean().clamp_min(1e-12)
         self.lip_variance = _lips(expressions).var(0).clamp_min(1e-12)
 
-    def __call__(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """The sum of the three shares, of keyframes with logits `(N, K, F, V_f)` and expressions `(N, 468, 2)`."""
+    def __call__(self, logits: torch.Tensor, wanted: torch.Tensor, shut: torch.Tensor) -> torch.Tensor:
+        """The sum of the three shares.
+
+        Args:
+            logits: `(N, K, F, V_f)` of keyframes.
+            wanted: `(N, 468, 2)`, people's expressions.
+            shut: `(N,)` bool, which keyframes want closed lips.
+        """
         codes = self.tokenizer.quantizer.expected_codes_factorised(logits.float())
         found = self.tokenizer.expression(codes)
         landmarks = ((found - wanted).square() * self.weights).mean() / self.variance
-        lips = (_lips(found) - _lips(wanted)).square().mean(0) / self.lip_variance
+        error = _lips(found) - _lips(wanted)  # (N, 2): gap, width
+        weight = torch.ones_like(error)
+        weight[:, 0] = torch.where(shut & (error[:, 0] > 0), OPEN_WEIGHT, 1.0)
+        lips = (error.square() * weight).mean(0) / self.lip_variance
         return landmarks + lips.sum()

@@ -39,7 +39,8 @@ class KeyframeBatches(NumberedBatches):
         noisy_share: share of the clips whose units are replaced at all. In the others it can be learned what words
             that are known look like.
         means_share: share of the clips whose tokens are given the model's own mean embeddings (phase 3); above 0, a
-            batch also has `from_means` `(B,)` and the keyframes' `expressions` `(B, T, 468, 2)`.
+            batch also has `from_means` `(B,)`, the keyframes' `expressions` `(B, T, 468, 2)`, and `shut` `(B, T)`:
+            which of them want closed lips.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class KeyframeBatches(NumberedBatches):
         if self.expressions is not None:
             batch["from_means"] = torch.rand(len(units), generator=generator) < self.means_share
             batch["expressions"] = pad_sequence([self.expressions[i] for i in numbers], True)
+            batch["shut"] = pad_sequence([torch.from_numpy(clip.shut) for clip in chosen], True)
         return batch
 
     def pictures(self, random, chosen: list[Clip], own_frames: list[int], counted: torch.Tensor) -> dict:

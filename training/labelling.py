@@ -223,7 +223,8 @@ class Labeller:
         missing = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
         landmarks, frame_size = [], None
         try:
-            with self.landmarker.watch(video=True) as find:
+            # Each frame for itself: what MediaPipe smooths in time is late, and drags closed lips open.
+            with self.landmarker.watch(video=False) as find:
                 for index, pixels in enumerate(read_frames(source.path, clock)):
                     if frame_size not in (None, pixels.shape[:2]):
                         raise LeftOut(UNREADABLE, f"the frames change their size after {index}")

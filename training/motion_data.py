@@ -20,6 +20,8 @@ from avatarsync.processing_avatarsync import BILABIAL
 from avatarsync.schedule import shown_keyframe_times, surround_with_rest, timed_units
 
 SILENT_ID = 0
+CLOSED_ID = VisualMapping.default().unit_id(BILABIAL)
+CLOSURE_REACH = 1  # frames about a closure's own among which the lips are looked for at their most closed
 CLOSED_SHARE = 0.12  # of the clip's 90th percentile of lip opening
 ENCODE_BATCH = 64
 
@@ -66,11 +68,18 @@ class Clip:
 
     @property
     def keyframe_indices(self) -> np.ndarray:
-        """The frame nearest to each keyframe; in silence the nearest one with closed lips.
+        """The frame nearest to each keyframe; in silence the nearest one with closed lips, on /m b p/ the most closed.
 
-        People breathe and get ready to speak with open lips; a generated face is wanted shut when nobody speaks.
+        People breathe and get ready to speak with open lips; a generated face is wanted shut when nobody speaks. Their
+        closures last a frame or two, about as long as phonemes' times are off: three of five GRID closures are at
+        their tightest a frame before the phoneme's centre.
         """
-        indices = np.clip(np.round(self.keyframes * self.fps).astype(int), 0, len(self.codes) - 1)
+        last = len(self.codes) - 1
+        indices = np.clip(np.round(self.keyframes * self.fps).astype(int), 0, last)
+        gaps = self.gaps.numpy()
+        for position in np.flatnonzero(self.unit_ids.numpy() == CLOSED_ID):
+            first = max(indices[position] - CLOSURE_REACH, 0)
+            indices[position] = first + gaps[first : indices[position] + CLOSURE_REACH + 1].argmin()
         closed = np.flatnonzero(self.closed.numpy())
         for position in np.flatnonzero(self.silent):
             indices[position] = closed[np.abs(closed - indices[position]).argmin()]
@@ -82,15 +91,20 @@ class Clip:
         return self.unit_ids.numpy() == SILENT_ID
 
     @property
+    def shut(self) -> np.ndarray:
+        """Which units `(T_s,)` want closed lips: silence and /m b p/."""
+        return self.silent | (self.unit_ids.numpy() == CLOSED_ID)
+
+    @property
     def keyframe_expressions(self) -> torch.Tensor:
-        """Expressions `(T_s, 468, 2)` at the very moments of the keyframes; in silence as `keyframe_indices`."""
+        """Expressions `(T_s, 468, 2)` at the very moments of the keyframes; with closed lips as `keyframe_indices`."""
         moments = np.clip(self.keyframes * self.fps, 0, len(self.codes) - 1)
         before = np.floor(moments).astype(int)
         after = np.minimum(before + 1, len(self.codes) - 1)
         share = torch.from_numpy(moments - before).float()[:, None, None]
         between = torch.lerp(self.expressions[before], self.expressions[after], share)
-        silent = torch.from_numpy(self.silent)[:, None, None]
-        return torch.where(silent, self.expressions[self.keyframe_indices], between)
+        shut = torch.from_numpy(self.shut)[:, None, None]
+        return torch.where(shut, self.expressions[self.keyframe_indices], between)
 
 
 def fingerprint(model: torch.nn.Module) -> str:

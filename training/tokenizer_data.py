@@ -18,6 +18,7 @@ SMILING_LIPS = 0.02  # and above which it shows its teeth
 LAMPLIGHT = 0.12  # tint of what the painter sees; with less, a yellow video got a blue patch about the mouth
 # As imperfect alignment makes them; more would hide how wide a mouth is.
 SHIFT, ANGLE, ZOOM = 0.012, 0.025, 0.012
+APART = 0.2  # of these by which two pictures of one video, which are aligned by the same face, differ
 
 
 def pixels(crops: list[np.ndarray]) -> torch.Tensor:
@@ -32,12 +33,9 @@ def jitter_colour(images: torch.Tensor, strength: torch.Tensor, tint: float = 0.
     return (images * gain + offset).clamp(0, 255)
 
 
-def jitter_place(images: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
-    """Small random shifts, turns and scalings, as an imperfect alignment makes them."""
-    batch = len(images)
-    shift = strength * SHIFT * torch.randn(batch, 2, generator=generator)
-    angle = strength * ANGLE * torch.randn(batch, generator=generator)
-    scale = torch.exp(strength * ZOOM * torch.randn(batch, generator=generator))
+def jitter_place(images: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """Small shifts, turns and scalings, as an imperfect alignment makes them; `strength` `(B, 4)` standard normal."""
+    shift, angle, scale = SHIFT * strength[:, :2], ANGLE * strength[:, 2], torch.exp(ZOOM * strength[:, 3])
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     matrix = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
@@ -140,7 +138,8 @@ class TokenizerBatches(NumberedBatches):
         return found
 
     def make(self, random: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Keyword arguments of `VisualTokenizerModel.forward`, and `reference_expression(_known)`."""
+        """Keyword arguments of `VisualTokenizerModel.forward`, and `reference_expression`: `(B, 468, 2)`, where
+        `reference_expression_known` `(B,)`; `compared` `(B,)`: beside that reference lies what is encoded."""
         parts = [self.speakers(random, self.batch_size - self.count)] if self.count < self.batch_size else []
         smiles = round(self.count * self.smile_share) if self.count and self.closed_smiles else 0
         if smiles:
@@ -154,8 +153,10 @@ class TokenizerBatches(NumberedBatches):
 
         look = normal(self.batch_size, 5)
 
+        place = normal(self.batch_size, 4)
+
         def seen(images: torch.Tensor) -> torch.Tensor:
-            placed = jitter_place(images, generator, self.place_jitter)
+            placed = jitter_place(images, self.place_jitter * (place + APART * normal(self.batch_size, 4)))
             return jitter_colour(placed, normal(self.batch_size, 5)) / 127.5 - 1
 
         noise = 0.002 * normal(*batch["reference_landmarks"].shape)
@@ -185,6 +186,7 @@ class TokenizerBatches(NumberedBatches):
             "reference_landmarks": reference_landmarks,
             "reference_expression": self.frames.expression(partners, reference_landmarks),
             "reference_expression_known": torch.ones(count, dtype=torch.bool),
+            "compared": torch.ones(count, dtype=torch.bool),
         }
 
     def reenactments(self, random: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
@@ -219,6 +221,7 @@ class TokenizerBatches(NumberedBatches):
             "reference_landmarks": torch.from_numpy(np.stack(landmarks)),
             "reference_expression": torch.from_numpy(np.stack(expressions)),
             "reference_expression_known": torch.tensor(np.array(known, bool)),
+            "compared": own.flatten(),
         }
 
     def smiles(self, random: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
@@ -239,6 +242,7 @@ class TokenizerBatches(NumberedBatches):
             "reference_landmarks": torch.from_numpy(np.stack([self.reenacted.landmarks(i) for i in references])),
             "reference_expression": torch.from_numpy(np.stack([self.reenacted.expression(i) for i in references])),
             "reference_expression_known": unknown,
+            "compared": ~unknown,
         }
 
 

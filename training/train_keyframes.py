@@ -285,13 +285,15 @@ def main(argv: list[str] | None = None) -> None:
 
     for batch in run.micro_batches(batches):
         pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
-        wanted = batch.pop("expressions", None)
+        wanted, shut = batch.pop("expressions", None), batch.pop("shut", None)
         with accelerator.accumulate(prepared):
             result = prepared(**batch)
             loss, losses = result.loss, {"loss": result.loss}
             if unexplained is not None:
                 counted = batch["label_mask"] & batch["from_means"][:, None]
-                expression = unexplained(result.logits[counted], wanted[counted]) if counted.any() else 0 * loss
+                expression = 0 * loss
+                if counted.any():
+                    expression = unexplained(result.logits[counted], wanted[counted], shut[counted])
                 loss = loss + args.expression_weight * expression
                 losses = {"loss": loss, "cross_entropy": result.loss, "unexplained_expression": expression}
             if composite is not None:

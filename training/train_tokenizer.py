@@ -29,6 +29,9 @@ from training_utils import TrainingRun, run_script, sizes, start_accelerator, tr
 from avatarsync.configuration_avatarsync import VisualTokenizerConfig
 from avatarsync.data.dataset import load
 from avatarsync.errors import InvalidArgumentError
+from avatarsync.expression_transfer import UPPER_LIP_SHARE
+from avatarsync.face_mesh import LIP_RINGS
+from avatarsync.lip_edges import LOWER, UPPER, lip_gaps
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, cut, mouth_widths
 from avatarsync.perceptual import load_perceptual
 from avatarsync.quantizers import VectorQuantizer
@@ -88,21 +91,45 @@ def build_model(args: argparse.Namespace, crop_size: int) -> VisualTokenizerMode
     return VisualTokenizerModel(VisualTokenizerConfig(crop_size=crop_size, quantizer=args.quantizer, **sizes(args)))
 
 
-def references_as_inputs(batch: dict[str, torch.Tensor], compared: bool) -> dict[str, torch.Tensor]:
+def references_as_inputs(
+    batch: dict[str, torch.Tensor], model: VisualTokenizerModel | None
+) -> dict[str, torch.Tensor]:
     """What the encoder learns from: every fourth picture is a reference, whose expression it must know too.
 
     Args:
-        compared: pictures come beside another one of the same person.
+        model: given it, the other pictures come beside one of the same person, and their expressions are asked for
+            relative to what it takes that one's to be: a decoder moves the reference's lips by the difference.
     """
     every_fourth = torch.arange(len(batch["pixel_values"]), device=batch["quantize"].device) % 4 == 0
-    swap = every_fourth & batch["reference_expression_known"]
+    known = batch["reference_expression_known"]
+    swap = every_fourth & known
     pixels, expression, beside = batch["pixel_values"], batch["label_expression"], batch["own_reference_pixel_values"]
+    if model is not None:
+        with torch.no_grad():
+            taken = model.expression(model.encode(beside))
+        relative = relative_expression(expression, taken, batch["reference_expression"])
+        expression = torch.where((known & batch["compared"])[:, None, None], relative, expression)
     pixels = torch.where(swap[:, None, None, None], batch["reference_pixel_values"], pixels)
     expression = torch.where(swap[:, None, None], batch["reference_expression"], expression)
     inputs = {"pixel_values": pixels, "label_expression": expression, "quantize": batch["quantize"]}
-    if compared:
+    if model is not None:
         inputs["own_reference_pixel_values"] = torch.where(swap[:, None, None, None], pixels, beside)
     return inputs
+
+
+def relative_expression(expression: torch.Tensor, taken: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """An expression `(B, 468, 2)` beside a reference that is taken to have the expression `taken` and has `known`.
+
+    `ExpressionTransfer` adds differences of expressions, so it is as wrong as the reference's; but the gap between
+    the lips is the expression's own, and changes by moving the lips as there.
+    """
+    error = taken - known
+    gap = lip_gaps(taken) - lip_gaps(known)  # (B, 9)
+    for ring in LIP_RINGS:
+        upper, lower = ([ring[i] for i in positions] for positions in (UPPER, LOWER))
+        error[:, upper, 1] += UPPER_LIP_SHARE * gap
+        error[:, lower, 1] -= (1 - UPPER_LIP_SHARE) * gap
+    return expression + error
 
 
 class HeldOut:
@@ -186,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
         if paint or joint:
             inputs = {name: batch[name] for name in MODEL_INPUTS}
         else:
-            inputs = references_as_inputs(batch, compared=args.phase == "encoder")
+            inputs = references_as_inputs(batch, model if args.phase == "encoder" else None)
         if joint:
             del inputs["label_landmarks"]
         # Quantisation, and its entropy and commitment terms, before the codes carry motion would collapse them.

@@ -4,7 +4,7 @@ import motion_data
 import numpy as np
 import pytest
 import torch
-from expression_loss import UnexplainedExpression
+from expression_loss import OPEN_WEIGHT, UnexplainedExpression
 from tiny_dataset import SIZE, write_tiny_dataset
 from train_keyframes import load
 from train_keyframes import load_rows as rows_of_split
@@ -50,14 +50,29 @@ def test_clips_are_scheduled_as_the_pipeline_schedules_speech(tmp_path):
     torch.testing.assert_close(clip.durations, wanted.durations)
     np.testing.assert_allclose(clip.keyframes, wanted.keyframe_times)
     # In between two frames an expression is in between, in silence that of the nearest frame with shut lips.
+    assert clip.shut[clip.silent].all()
     expressions = clip.keyframe_expressions
     assert expressions.shape == (len(clip.unit_ids), 468, 2)
     assert clip.closed[clip.keyframe_indices[clip.silent]].all()
-    spoken = int(np.flatnonzero(~clip.silent)[0])
+    spoken = int(np.flatnonzero(~clip.shut)[0])
     before = int(np.floor(clip.keyframes[spoken] * clip.fps))
     share = clip.keyframes[spoken] * clip.fps - before
     between = (1 - share) * clip.expressions[before] + share * clip.expressions[before + 1]
     torch.testing.assert_close(expressions[spoken], between, atol=1e-5, rtol=0)
+
+
+def test_a_closure_is_taken_where_lips_are_most_closed():
+    gaps = torch.tensor([0.04, 0.05, 0.01, 0.03, 0.02, 0.05, 0.0, 0.05])
+    expressions = torch.zeros(len(gaps), 468, 2)
+    expressions[:, 14, 1] = gaps
+    units = torch.tensor([motion_data.CLOSED_ID, 5, motion_data.CLOSED_ID])
+    times = np.array([0.12, 0.12, 0.2])  # frames 3, 3 and 5 of 25 a second
+    clip = motion_data.Clip(
+        0, "", 25.0, units, torch.ones(3), times, torch.zeros(len(gaps), 16, 10), expressions, torch.ones(len(gaps))
+    )
+    assert clip.keyframe_indices.tolist() == [2, 3, 6]
+    assert clip.shut.tolist() == [True, False, True]
+    torch.testing.assert_close(clip.keyframe_expressions[:, 14, 1], gaps[[2, 3, 6]])
 
 
 def test_what_mean_codes_leave_unexplained(tokenizer):
@@ -65,12 +80,21 @@ def test_what_mean_codes_leave_unexplained(tokenizer):
     people = tokenizer.expression(tokenizer.quantizer.ids_to_codes(ids)).detach()
     unexplained = UnexplainedExpression(tokenizer, people)
     certain = 50.0 * torch.nn.functional.one_hot(ids, 1024).float()[:, :, None]  # (N, K, F = 1, V)
-    assert unexplained(certain, people) < 1e-4
+    shut = torch.zeros(64, dtype=torch.bool)
+    assert unexplained(certain, people, shut) < 1e-4
     # Other faces explain nothing: twice the variance of each of landmarks, gap and width.
-    assert 4 < unexplained(certain, people.roll(1, 0)) < 8
+    assert 4 < unexplained(certain, people.roll(1, 0), shut) < 8
     logits = torch.zeros_like(certain).requires_grad_()
-    unexplained(logits, people).backward()
+    unexplained(logits, people, shut).backward()
     assert logits.grad.abs().max() > 0
+    # Lips that must close may be too closed, not too open.
+    for change in (-0.01, 0.01):
+        wanted = people.clone()
+        wanted[:, 14, 1] += change
+        plain, asked = (unexplained(certain, wanted, torch.full_like(shut, value)) for value in (False, True))
+        gap, wanted_gap = ((face[:, 14] - face[:, 13]).norm(dim=-1) for face in (people, wanted))
+        too_open = (gap - wanted_gap).clamp_min(0).square().mean() / unexplained.lip_variance[0]
+        torch.testing.assert_close(asked - plain, (OPEN_WEIGHT - 1) * too_open, atol=1e-4, rtol=1e-3)
 
 
 def test_the_stillest_face_is_the_nearest_to_rest():

@@ -246,7 +246,7 @@ class FootageLabeller(Labeller):
         missing = np.full((468, 2), np.nan, np.float32)
         landmarks, frame_size = [], None
         try:
-            with self.landmarker.watch(video=True) as find:
+            with self.landmarker.watch(video=False) as find:
                 for index, pixels in enumerate(read_frames(source.path, clock)):
                     frame_size = pixels.shape[:2]
                     look = index < len(wanted) and wanted[index]

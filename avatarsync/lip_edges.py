@@ -15,7 +15,7 @@ from .face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, OUTER_LIPS, U
 # way to the next ring of landmarks; and the gap from which a mouth counts as open.
 LIP_INSET, MAX_INSET_SHARE, OPEN_GAP = 0.012, 0.7, 0.008
 # The share of the lips' height that closed lips do without, and the share of the reference's gap at which that begins.
-HIDDEN_SHARE, CLOSING_SHARE = 0.4, 0.7
+HIDDEN_SHARE, CLOSING_SHARE = 0.55, 0.7
 # The line between closed lips: its half width, of the crop's side, and what it leaves of red, green and blue.
 LINE_WIDTH, LINE_COLOUR = 0.007, (0.55, 0.42, 0.42)
 LINE_REACH = 4.0  # half widths from its middle beyond which it is nothing

@@ -12,7 +12,7 @@ import prepare_data
 import pytest
 import torch
 from evaluation.clips import hold_head_still
-from evaluation.landmarks import FaceTrack, fill_lost
+from evaluation.landmarks import fill_lost
 from evaluation.motion import Closures, flicker_with_still_lips, mouth_region
 from evaluation.table import Row, closure_rows
 from evaluation.tokenizer import reconstruction_gains
@@ -163,7 +163,7 @@ def test_a_moving_head_is_held_still():
     frames = np.stack([np.roll(picture, shift, axis=1) for shift in shifts])
     neutral = neutral_landmarks().double().numpy() * 128 + 16
     landmarks = neutral + np.stack([shifts, 0 * shifts], 1)[:, None]
-    held, points = hold_head_still(frames, FaceTrack(landmarks, landmarks))
+    held, points = hold_head_still(frames, landmarks)
     settled = [0, 1, 8, 9]  # away from the step, which the matrices' smoothing blurs
     inner = (slice(None), slice(20, 140), slice(20, 140))
     assert np.abs(held[settled][inner].astype(int) - picture[None][inner]).max() <= 1

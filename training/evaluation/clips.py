@@ -21,7 +21,7 @@ from avatarsync.metrics import best_lag, gain, inner_lip_gap, mouth_width, pears
 from avatarsync.video_frames import read_clock, read_frames
 
 from .identity import Identity
-from .landmarks import FaceTrack, Landmarker, track_faces
+from .landmarks import Landmarker, track_faces
 from .lpips import Lpips
 from .motion import (
     Closures,
@@ -95,7 +95,8 @@ def measure_clip(
     """
     real = read_clip(path)
     reference = real[0]
-    video = talk(reference, audio=str(path), transcript=read_text(path), fps=FPS, seed=0)
+    say = {"audio": str(path), "transcript": read_text(path), "fps": FPS, "seed": 0}
+    video, still_video = (talk(reference, motion=motion, **say) for motion in ("subtle", "still"))
     count = min(len(real), len(video.frames))
     real, generated = real[:count], video.frames[:count]
     track, real_track = (track_faces(landmarker, frames, FPS) for frames in (generated, real))
@@ -111,7 +112,7 @@ def measure_clip(
         figures[f"{measure}_lag"] = best_lag(*pair, max_lag=MAX_LAG)
         figures[f"{measure}_gain"] = gain(*pair)
     figures |= _mouth_fidelity(generated, real, real_landmarks, lpips)
-    still = _mouth_fidelity(hold_head_still(generated, track)[0], *hold_head_still(real, real_track), lpips)
+    still = _mouth_fidelity(still_video.frames[:count], *hold_head_still(real, real_landmarks), lpips)
     figures |= {f"still_{name}": value for name, value in still.items()}
     figures["sharpness"] = sharpness_ratio(
         _mouths(generated, landmarks),
@@ -141,14 +142,18 @@ def _mouths(frames: np.ndarray, landmarks: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def hold_head_still(frames: np.ndarray, track: FaceTrack) -> tuple[np.ndarray, np.ndarray]:
+def hold_head_still(frames: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Frames turned, shifted and scaled so that eyes and nose stay where the first frame has them.
 
+    Args:
+        frames: `(T, H, W, 3) uint8`.
+        landmarks: `(T, 468, 2)`, of each frame for itself: what a landmarker smooths over a video lags behind a head.
+
     Returns:
-        Frames `(T, H, W, 3) uint8` and landmarks `(T, 468, 2)` in them.
+        Frames and landmarks in them.
     """
     height, width = frames.shape[1:3]
-    matrices = smooth_matrices(np.stack([pose_driven_matrix(points, height) for points in track.smooth]))
+    matrices = smooth_matrices(np.stack([pose_driven_matrix(points, height) for points in landmarks]))
     back = invert_matrix(matrices[0]).astype(np.float64)
     motions = np.concatenate(
         [back[:, :2] @ matrices[:, :, :2], back[:, :2] @ matrices[:, :, 2:] + back[:, 2:]], axis=2
@@ -156,7 +161,7 @@ def hold_head_still(frames: np.ndarray, track: FaceTrack) -> tuple[np.ndarray, n
     held = np.stack(
         [warp_image(frame, motion, (height, width)) for frame, motion in zip(frames, motions, strict=True)]
     )
-    return held, transform_points(track.exact, motions)
+    return held, transform_points(landmarks, motions)
 
 
 def _mouth_fidelity(

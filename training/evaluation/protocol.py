@@ -60,8 +60,9 @@ def describe(
         protocol["mouth region"] = (
             f"bounding box of the outer lips, real landmarks, wider by {MOUTH_MARGIN:.0%} of its width on all sides, "
             "native pixels; PSNR of the mean squared error of all frames but the reference, per clip; LPIPS per "
-            "frame, boxes below 32 px continued by their edge; head held still: frames of both videos are brought to "
-            "the place, turn and size that eyes and nose have in the reference, since heads move as they like"
+            "frame, boxes below 32 px continued by their edge; head held still: generated with motion 'still', and "
+            "real frames brought to the place, turn and size that eyes and nose have in the reference, since heads "
+            "move as they like"
         )
         protocol["sharpness"] = (
             "variance of the 4-neighbour Laplacian of BT.601 luma in each frame's own mouth region; each generated "

@@ -111,7 +111,7 @@ def test_nothing_is_drawn_where_nothing_changed(talk, video, drawn):
 
 def test_sampled_keyframes_keep_their_noise(talk, portrait, drawn):
     options = {"seed": 1, "temperature": 1.0}
-    video = talk(portrait, text="Good to see you.", **options)
+    video = talk(portrait, text="Good to see you, my dear old friend.", **options)
     track = copy.deepcopy(video.track)
     longer(track)
     drawn.clear()

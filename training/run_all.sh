@@ -13,12 +13,12 @@
 #   --accelerate FILE                of training/accelerate/; default cpu.yaml
 #   --minutes N                      stop each stage after N minutes; call again to go on
 #   --speed N                        divide all numbers of steps by N
-#   --phases 2|3                     of the keyframes; default 2, as in the bundled weights (training/README.md on 3)
+#   --phases 2|3                     of the keyframes; default 3, as in the bundled weights
 # Interrupted or called again, it goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-layout=flat landmarker=bundled accelerate=training/accelerate/cpu.yaml speed=1 phases=2
+layout=flat landmarker=bundled accelerate=training/accelerate/cpu.yaml speed=1 phases=3
 out="" toy=""
 videos=() portraits=() prepare=() limit=()
 while [ $# -gt 0 ]; do
@@ -34,7 +34,7 @@ while [ $# -gt 0 ]; do
         --minutes) limit=(--max_minutes "$2") ;;
         --speed) speed="$2" ;;
         --phases) phases="$2" ;;
-        --toy) toy=yes out="$2" phases=3 ;;
+        --toy) toy=yes out="$2" ;;
         *) echo "error: unknown option $1; see the top of $0" >&2; exit 2 ;;
     esac
     shift 2

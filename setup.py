@@ -26,7 +26,8 @@ requirements = [
 
 # Weight files of feature networks and nothing else: they bring no torchvision (docs/feature_networks.md).
 feature_weights = ["face-recognition-models>=0.3", "stlpips-pytorch>=0.0.2"]
-adapter = ["peft>=0.20"]  # transformers loads adapters with no older one
+# transformers loads adapters with no older peft; 5.24 asks for peft 0.22, which was not to be had when it came out.
+adapter = ["peft>=0.20", "transformers<5.24"]
 evaluation = ["evaluate>=0.4.3", "matplotlib>=3.8", *feature_weights]
 # What the training scripts cannot do without; the tests run them.
 training = [

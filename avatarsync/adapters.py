@@ -23,11 +23,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from transformers.integrations import peft as integration
+from transformers.utils.peft_utils import check_peft_version
 
 from .data.expressions import to_neutral
 from .errors import AdapterError, MissingDependencyError
@@ -50,12 +53,18 @@ MAKE_ONE = "give a folder or Hub id that training/finetune_lora.py made"
 
 
 def require_peft() -> None:
-    """Raises MissingDependencyError where peft is not installed."""
+    """Raises MissingDependencyError where peft is not installed, or is older than transformers asks for."""
+    advice = 'pip install "avatarsync[adapter]" (or -e ".[adapter]" in a checkout)'
     try:
-        import peft  # noqa: F401
+        import peft
     except ImportError as error:
+        raise MissingDependencyError(f"adapters need peft: {advice}") from error
+    try:
+        check_peft_version(min_version=integration.MIN_PEFT_VERSION)
+    except ValueError as error:
         raise MissingDependencyError(
-            'adapters need peft: pip install "avatarsync[adapter]" (or -e ".[adapter]" in a checkout)'
+            f"transformers {transformers.__version__} asks for peft {integration.MIN_PEFT_VERSION} or newer, this is "
+            f"{peft.__version__}: {advice}, which installs versions that fit each other"
         ) from error
 
 

@@ -22,8 +22,8 @@ MAX_UNIT_DURATION = 0.24
 # Silent units before the first and after the last, so that speech begins and ends in the resting face: one more than
 # keyframes look about at most (phase 3 of training), since the outermost one that is shown must see silence alone.
 REST_UNITS, REST_DURATION = 4, 0.2
-# Lips move before the sound: a regression from the units about a moment to the lip opening of GRID's training clips has
-# r = 0.841 without a lead, 0.849 with 0.02 s, 0.852 with 0.04 s, and less from 0.06 s on.
+# Lips move before the sound: a regression from the units about a moment to the lip opening of GRID's training clips
+# has r = 0.841 without a lead, 0.849 with 0.02 s, 0.852 with 0.04 s, and less from 0.06 s on.
 LIP_LEAD = 0.04  # seconds
 # Rates of up to this denominator are taken as they are; every container's clock can count them.
 MAX_DENOMINATOR = 1001

@@ -19,8 +19,9 @@ from avatarsync.adapters import (
     PersonReferences,
     base_digest,
     find_adapter,
+    require_peft,
 )
-from avatarsync.errors import AdapterError
+from avatarsync.errors import AdapterError, MissingDependencyError
 from avatarsync.face_mesh import neutral_landmarks
 
 peft = pytest.importorskip("peft")
@@ -56,6 +57,13 @@ def make_adapter(model: AvatarSyncModel, folder, seed: int, scale: float = 0.1):
 @pytest.fixture(scope="module")
 def talk():
     return AvatarSyncPipeline.from_pretrained()
+
+
+def test_a_peft_that_transformers_refuses_is_told_with_what_to_install(monkeypatch):
+    require_peft()
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "99.0")
+    with pytest.raises(MissingDependencyError, match=rf"peft 99.0 .*{peft.__version__}.*pip install"):
+        require_peft()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import html
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -60,13 +61,30 @@ def status(message: str, share: float | None = None, wrong: bool = False) -> str
     return f'<div class="card{" wrong" if wrong else ""}" role="status">{html.escape(message)}{bar}</div>'
 
 
-def told_as_sentence(handler: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[dict]]:
-    """What goes wrong in a handler ends as one sentence: on the page, and as gradio's message."""
+@dataclass
+class StopSign:
+    """One visitor's wish to stop. The work looks at it between two steps and says itself that it has stopped: what a
+    second handler wrote on the page could arrive before the work's last word, and be overwritten by it."""
 
-    @functools.wraps(handler)
-    def guarded(self, *values):
+    shown: bool = False
+
+    def show(self) -> dict:
+        self.shown = True
+        return gr.update(value="Stopping …", interactive=False)
+
+
+def told_as_sentence(handler: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[dict]]:
+    """What goes wrong in a handler ends as one sentence: on the page, and as gradio's message. So does a stop, by the
+    `StopSign` that goes before the handler's own values."""
+
+    def guarded(self, stop_sign: StopSign, *values):
+        stop_sign.shown = False
         try:
-            yield from handler(self, *values)
+            for shown in handler(self, *values):
+                yield shown
+                if stop_sign.shown and self.job not in shown:  # a finished video is worth having
+                    yield {self.status: status("Stopped."), **self._idle()}
+                    return
             return
         except AvatarSyncError as error:
             message = sentence(error)
@@ -101,6 +119,7 @@ class Demo:
                     self._add_outputs()
             self._add_timeline()
             self.job = gr.State(None, time_to_live=KEEP_SECONDS)
+            self.stop_sign = gr.State(StopSign())
             self._connect()
         self.blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
 
@@ -236,17 +255,14 @@ class Demo:
             "show_progress_on": [self.status],
             "api_visibility": "private",
         }
-        events = [
-            self.speak_button.click(self.speak, [*asked, *chosen, self.consent], outputs, **work),
-            self.again_button.click(self.render_again, [self.table, self.job], outputs, **work),
-        ]
+        self.speak_button.click(self.speak, [self.stop_sign, *asked, *chosen, self.consent], outputs, **work)
+        self.again_button.click(self.render_again, [self.stop_sign, self.table, self.job], outputs, **work)
         for button in (self.speak_button, self.again_button):  # on a phone the video is elsewhere
             button.click(None, js=LOOK_AT_VIDEO, queue=False, api_visibility="private")
         self.stop_button.click(
-            lambda: {self.status: status("Stopped."), **self._idle()},
-            None,
-            [self.status, *busy],
-            cancels=events,
+            StopSign.show,
+            self.stop_sign,
+            self.stop_button,
             queue=False,
             show_progress="hidden",
             api_visibility="private",
@@ -268,7 +284,7 @@ class Demo:
             self.status: status(message, 0.0),
             self.speak_button: gr.update(interactive=False),
             self.again_button: gr.update(interactive=False),
-            self.stop_button: gr.update(visible=True),
+            self.stop_button: gr.update(value="Stop", interactive=True, visible=True),
         } | dict.fromkeys(self.downloads, gr.update(interactive=False))
 
     @told_as_sentence

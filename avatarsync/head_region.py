@@ -49,21 +49,23 @@ class HeadRegion:
         return smooth_step((HEAD_FADE - self.distance(places)) / (HEAD_FADE - 1))
 
 
-def head_shifts(places: np.ndarray, pivot: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Where the pixels of a head that moves a little are fetched from, for each of its three directions.
+def head_shifts(places: np.ndarray, centre: np.ndarray, pivot: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Where the pixels of a head that moves a little are fetched from, for each of its four directions.
 
     Args:
         places: `(h, w, 2)`, where the crop is [-1, 1].
+        centre: `(2,)` of the face, which keeps its height when the face becomes higher.
         pivot: `(2,)`, what the head rolls about.
         share: `(h, w)`, how far each place goes along.
 
     Returns:
-        `(3, h, w, 2)`: times a pose's x, y (fractions of the crop's side) and roll (radians; so small that its sine is
-        the angle) and summed, they are to be added to `places`.
+        `(4, h, w, 2)`: times a pose's x, y (fractions of the crop's side), roll (radians) and height (all so small
+        that they can be summed), and summed, they are to be added to `places`.
     """
     across, down = (places - pivot).transpose(2, 0, 1)
+    below = places[..., 1] - centre[1]
     nothing = np.zeros_like(share)
-    shifts = [(-2 * share, nothing), (nothing, -2 * share), (share * down, -share * across)]
+    shifts = [(-2 * share, nothing), (nothing, -2 * share), (share * down, -share * across), (nothing, -share * below)]
     return np.stack([np.stack(pair, -1) for pair in shifts])
 
 

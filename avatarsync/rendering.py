@@ -133,7 +133,8 @@ class FaceRenderer:
             to_border = np.minimum(np.minimum(xs, width - 1 - xs), np.minimum(ys, height - 1 - ys))
             share = self.head.share((places + 1) / 2) * smooth_step(to_border * self.scale / size / PICTURE_FADE)
             moves |= share > 0
-            shifts = head_shifts(places, 2 * self.head.pivot - 1, share)  # (3, h, w, 2) in [-1, 1] of the crop
+            centre, pivot = 2 * self.head.centre - 1, 2 * self.head.pivot - 1
+            shifts = head_shifts(places, centre, pivot, share)  # (4, h, w, 2) in [-1, 1] of the crop
             face_shifts = np.ascontiguousarray(shifts[:, self.rows, self.columns])
             self.head_lookup = torch.from_numpy(face_shifts).to(device, dtype).flatten(1)
             shifts = shifts * (size * self.detail / 2) @ to_grid.T
@@ -187,7 +188,7 @@ class FaceRenderer:
         Args:
             codes: `(B, K, D)`.
             eye_openness: `(B,)`, if the eyes are steered.
-            head_poses: `(B, 3)` as `head_motion.head_poses` returns them, for a renderer made with `moving_head`.
+            head_poses: `(B, 4)` as `head_motion.head_poses` returns them, for a renderer made with `moving_head`.
         """
         if self.strips is None:
             self.prepare()
@@ -293,7 +294,7 @@ class FaceRenderer:
         lookup = self.lookup[:, rows, columns]
         head = None
         if self.moving_head:
-            head = self.head_lookup.view(3, *self.lookup.shape[1:])[:, rows, columns].reshape(3, -1)
+            head = self.head_lookup.view(-1, *self.lookup.shape[1:])[:, rows, columns].flatten(1)
         places = _with_head(lookup.reshape(1, -1), head, head_poses, batch)
         return places.view(batch, *lookup.shape[1:])
 
@@ -362,7 +363,7 @@ def keep_lips_apart(flow: torch.Tensor, cells: torch.Tensor, lookup: torch.Tenso
 def _with_head(
     places: torch.Tensor, head: torch.Tensor | None, head_poses: torch.Tensor | None, batch: int
 ) -> torch.Tensor:
-    """Places `(1, N)` for each pose of the head `(B, 3)`: `(B, N)`, its own to be written to.
+    """Places `(1, N)` for each pose of the head `(B, 4)`: `(B, N)`, its own to be written to.
 
     Term by term and not as a matrix product, whose rounding depends on how many frames are drawn together.
     """

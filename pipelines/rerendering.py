@@ -13,7 +13,7 @@ import numpy as np
 
 from avatarsync.blinking import eye_openness
 from avatarsync.errors import InvalidArgumentError
-from avatarsync.head_motion import HEAD_MOTION_REACH, head_poses
+from avatarsync.head_motion import HEAD_LAG, HEAD_MOTION_REACH, head_poses
 from avatarsync.modeling_avatarsync import AvatarSyncModel
 from avatarsync.outputs import Making
 from avatarsync.processing_avatarsync import ScheduledSpeech
@@ -119,8 +119,8 @@ def select_frames(
     left, right, _, _ = locate(times, schedule.keyframe_times)
     half = schedule.durations.double().numpy() / 2
     # The head also rises with speech beyond the keyframes' reach.
-    heard = np.searchsorted(schedule.keyframe_times + half, times[0] - HEAD_MOTION_REACH)
-    silent = np.searchsorted(schedule.keyframe_times - half, times[-1] + HEAD_MOTION_REACH)
+    heard = np.searchsorted(schedule.keyframe_times + half, times[0] - HEAD_LAG - HEAD_MOTION_REACH)
+    silent = np.searchsorted(schedule.keyframe_times - half, times[-1] - HEAD_LAG + HEAD_MOTION_REACH)
     needed = slice(max(0, min(left[0] - reach[0], heard - 1)), max(right[-1] + reach[1], silent) + 1)
     return replace(
         schedule,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avatarsync.head_motion import HEAD_MOTION_REACH, RISE, head_poses, speech_share
+from avatarsync.head_motion import HEAD_LAG, HEAD_MOTION_REACH, NOD, RISE, head_poses, speech_share
 
 TIMES = np.arange(250) / 25
 SPOKEN = np.array([[1.0, 1.4], [1.4, 3.0], [6.0, 7.0]])
@@ -33,9 +33,16 @@ def test_the_seed_decides_and_the_frame_rate_does_not():
 
 def test_the_head_rises_while_somebody_speaks():
     silent = head_poses(TIMES, np.empty((0, 2)), 3)
-    rise = silent[:, 1] - head_poses(TIMES, SPOKEN, 3)[:, 1]
-    assert rise[50] == pytest.approx(RISE, rel=1e-3)  # in the middle of a long span
-    assert abs(rise[110]) < 1e-7  # 1.4 s after one and 1.6 s before the next
+    change = silent - head_poses(TIMES, SPOKEN, 3)
+    # In the middle of a long span, and 1.4 s after one and 1.6 s before the next.
+    np.testing.assert_allclose(change[50], [0, RISE, 0, NOD], atol=1e-5)
+    np.testing.assert_allclose(change[110], 0, atol=1e-7)
+
+
+def test_the_head_follows_the_speech():
+    change = head_poses(TIMES, np.empty((0, 2)), 3) - head_poses(TIMES, np.array([[4.0, 9.9]]), 3)
+    halfway = TIMES[np.argmax(change[:, 1] > RISE / 2)]
+    assert halfway == pytest.approx(4.0 + HEAD_LAG, abs=0.05)
 
 
 def test_speech_share_against_a_sum():
@@ -51,5 +58,6 @@ def test_speech_far_away_does_not_matter():
     edited = SPOKEN.copy()
     edited[2] = [6.5, 8.0]
     before, after = head_poses(TIMES, SPOKEN, 1), head_poses(TIMES, edited, 1)
-    near = (TIMES > 6 - HEAD_MOTION_REACH) & (TIMES < 8 + HEAD_MOTION_REACH)
+    heard = TIMES - HEAD_LAG
+    near = (heard > 6 - HEAD_MOTION_REACH) & (heard < 8 + HEAD_MOTION_REACH)
     assert np.array_equal(before[~near], after[~near]) and not np.array_equal(before[near], after[near])

@@ -61,7 +61,7 @@ def test_a_moving_head_takes_the_hair_along_and_leaves_the_corners(tokenizer, mo
     renderer = FaceRenderer(tokenizer, smooth, alignment, "pose_driven", moving_head=True)
     monkeypatch.setattr(tokenizer.transfer, "forward", lambda reference, *others: reference)
     codes = torch.zeros(2, 16, 10)
-    poses = torch.tensor([[0.0, 0.0, 0.0], [0.03, -0.02, 0.0]])
+    poses = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.03, -0.02, 0.0, 0.0]])
     still, moved = renderer.render(codes, head_poses=poses)
     assert (still != smooth).any(-1).mean() < 0.002
     oval = alignment.landmarks[list(face_mesh.FACE_OVAL)]
@@ -86,10 +86,25 @@ def test_a_roll_turns_the_head_clockwise(tokenizer, monkeypatch):
     image, alignment = portrait(400, 360, face=0.3)
     smooth = np.kron(image[::20, ::20], np.ones((20, 20, 1), np.uint8))[:400, :360]
     renderer = FaceRenderer(tokenizer, smooth, alignment, "pose_driven", moving_head=True)
-    shift = (torch.tensor([[0.0, 0.0, 0.05]]) @ renderer.head_lookup).view_as(renderer.lookup)[0]
+    shift = (torch.tensor([[0.0, 0.0, 0.05, 0.0]]) @ renderer.head_lookup).view_as(renderer.lookup)[0]
     nose = np.round(alignment.landmarks[1]).astype(int) - (renderer.left, renderer.top)
     # The head leans to the right of the picture: what is seen there comes from further left.
     assert shift[nose[1] - renderer.rows.start, nose[0] - renderer.columns.start, 0] < -0.02
+
+
+def test_a_nod_brings_brow_and_chin_nearer_to_each_other(tokenizer):
+    image, alignment = portrait(400, 360, face=0.3)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", moving_head=True)
+    shift = (torch.tensor([[0.0, 0.0, 0.0, -0.05]]) @ renderer.head_lookup).view_as(renderer.lookup)[0]
+    offset = (renderer.left + renderer.columns.start, renderer.top + renderer.rows.start)
+    brow, chin = (np.round(alignment.landmarks[index]).astype(int) - offset for index in (9, 152))
+    places = renderer.lookup[0]
+    centre = 2 * renderer.head.centre[1] - 1
+    for x, y in (brow, chin):
+        # Pixels are fetched from further out, by the share and their distance from the middle of the face.
+        assert shift[y, x, 0] == 0
+        assert shift[y, x, 1] == pytest.approx(0.05 * (places[y, x, 1].item() - centre), rel=1e-3)
+    assert shift[brow[1], brow[0], 1] < 0 < shift[chin[1], chin[0], 1]
 
 
 def test_motion_fades_before_the_crop_ends(tokenizer):

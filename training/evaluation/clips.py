@@ -10,13 +10,7 @@ from transcripts import find_transcript, read_transcript
 
 from avatarsync import AvatarSyncPipeline
 from avatarsync.errors import DatasetError, InvalidFrameRateError
-from avatarsync.image_processing_face import (
-    invert_matrix,
-    pose_driven_matrix,
-    smooth_matrices,
-    transform_points,
-    warp_image,
-)
+from avatarsync.image_processing_face import invert_matrix, transform_points, warp_image
 from avatarsync.metrics import best_lag, gain, inner_lip_gap, mouth_width, pearson, psnr, sharpness_ratio
 from avatarsync.video_frames import read_clock, read_frames
 
@@ -31,6 +25,7 @@ from .motion import (
     cut,
     flicker_outside_mouth,
     flicker_with_still_lips,
+    head_matrices,
     mouth_region,
 )
 
@@ -153,7 +148,7 @@ def hold_head_still(frames: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarr
         Frames and landmarks in them.
     """
     height, width = frames.shape[1:3]
-    matrices = smooth_matrices(np.stack([pose_driven_matrix(points, height) for points in landmarks]))
+    matrices = head_matrices(landmarks, height)
     back = invert_matrix(matrices[0]).astype(np.float64)
     motions = np.concatenate(
         [back[:, :2] @ matrices[:, :, :2], back[:, :2] @ matrices[:, :, 2:] + back[:, 2:]], axis=2

@@ -6,7 +6,7 @@ import numpy as np
 
 from avatarsync.face_mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_CONTOUR, OUTER_LIPS, RIGHT_EYE_CONTOUR
 from avatarsync.head_region import HEAD_FADE, HeadRegion
-from avatarsync.image_processing_face import eye_distance
+from avatarsync.image_processing_face import eye_distance, pose_driven_matrix, smooth_matrices, transform_points
 from avatarsync.metrics import (
     Region,
     bilabial_centres,
@@ -22,7 +22,7 @@ from avatarsync.phonemes import PhonemeTrack
 # Widening of boxes, in shares of their own widths.
 MOUTH_MARGIN, EYE_MARGIN = 0.25, 0.35
 HEAD_MARGIN = 1.15  # of the ellipse about the head in which the renderer may move anything
-# Lips are still about a frame if they move by less than this, in eye distances, over it and its neighbours.
+# Lips are still about a frame if they move on the head by less than this, in eye distances, within three frames.
 STILL_LIPS = 0.006
 # What must not move: a jaw may drop behind lips that still touch.
 MOUTH_POINTS = (*OUTER_LIPS, *INNER_LIPS, 152)
@@ -70,14 +70,21 @@ class StillFlicker:
     still_gap: np.ndarray
 
 
+def head_matrices(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """Matrices `(T, 2, 3)` that bring the heads of a video, landmarks `(T, 468, 2)`, to one place, turn and size."""
+    return smooth_matrices(np.stack([pose_driven_matrix(points, size) for points in landmarks]))
+
+
 def flicker_with_still_lips(frames: np.ndarray, landmarks: np.ndarray) -> StillFlicker:
-    """Of generated `frames` `(T, H, W, 3)` with landmarks `(T, 468, 2)`; blinks do not count."""
+    """Of generated `frames` `(T, H, W, 3)` with landmarks `(T, 468, 2)`; blinks do not count. Lips that move with the
+    head alone are still; what that does to the picture counts."""
     height, width = frames.shape[1:3]
     inside = region_mask(contour_region(landmarks, FACE_OVAL, 0, height, width), height, width)
     for eye in (LEFT_EYE_CONTOUR, RIGHT_EYE_CONTOUR):
         inside &= ~region_mask(contour_region(landmarks, eye, EYE_MARGIN, height, width), height, width)
     flicker = second_differences(frames, inside)
-    points = landmarks[:, list(MOUTH_POINTS)] / eye_distance(landmarks)[:, None, None]
+    held = transform_points(landmarks, head_matrices(landmarks, 1))
+    points = held[:, list(MOUTH_POINTS)] / eye_distance(held)[:, None, None]
     gap = inner_lip_gap(landmarks)[:, None, None]
     return StillFlicker(flicker[_movement(points) < STILL_LIPS], flicker[_movement(gap) < STILL_LIPS])
 

@@ -83,9 +83,9 @@ def describe(
             "where little but closures is, the percentile is low and the shares with it"
         )
         protocol["still lips"] = (
-            f"frames about which no landmark of the lips' rims nor the chin moves by {STILL_LIPS} eye distances "
-            "within three frames, unsmoothed landmarks (still gap: the inner-lip gap alone does not); second "
-            "difference over the box of the face oval without the eyes (wider by "
+            f"frames about which no landmark of the lips' rims nor the chin moves on the head by {STILL_LIPS} eye "
+            "distances within three frames, unsmoothed landmarks (still gap: the inner-lip gap alone does not); "
+            "second difference over the box of the face oval without the eyes (wider by "
             f"{EYE_MARGIN:.0%} of their width)"
         )
         protocol["outside"] = (

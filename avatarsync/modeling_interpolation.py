@@ -29,7 +29,8 @@ FOURIER_FEATURES = 8
 LOSS_BETA = 0.1
 # Mean difference of two keyframes' codes (each in [-1, 1]) from which the correction counts in full.
 FULL_CORRECTION_DISTANCE = 0.1
-# The easing's slope stays between a third and three times linear, its lead within e^±1.5: no jump, no standstill.
+# The easing is never steeper at its ends than in between, its lead stays within e^±1.5: no jump, no standstill. With a
+# sharpness below 1, which is infinitely steep at the ends, chins leapt by 1 % of the crop's side in silence.
 MAX_LOG_SHARPNESS = math.log(3.0)
 MAX_LOG_LEAD = 1.5
 # Initial step sizes and decay rates: together they remember from one token to all of some hundred. Mamba-2's own
@@ -168,8 +169,8 @@ class StateSpaceBlock(GradientCheckpointingLayer):
 class Easing(nn.Module):
     """Monotone easing of time, one for each token of a pair: s(0) = 0, s(1) = 1, and s(t) = t at the start.
 
-    s(t) = t^p / (t^p + (1 - t)^p · e^-q), with a sharpness p and a lead q that depend on the pair and not on t (a
-    network that saw t could turn back).
+    s(t) = t^p / (t^p + (1 - t)^p · e^-q), with a sharpness p from 1 to 3 and a lead q that depend on the pair and not
+    on t (a network that saw t could turn back).
     """
 
     def __init__(self, config: InterpolationConfig):
@@ -181,7 +182,7 @@ class Easing(nn.Module):
         """Tokens `(N, K, 2 · hidden)`, pair condition `(N, hidden)`, times `(N, M)` → s `(N, M, K, 1)`."""
         shape = self.output(functional.silu(self.hidden(tokens) + pair.unsqueeze(1))).float().tanh()  # (N, K, 2)
         sharpness, lead = shape.unsqueeze(1).split(1, dim=-1)  # (N, 1, K, 1)
-        power = (MAX_LOG_SHARPNESS * sharpness).exp()
+        power = (MAX_LOG_SHARPNESS * sharpness.clamp(min=0)).exp()
         times = times.float()[:, :, None, None]
         passed = times**power
         return passed / (passed + (1 - times) ** power * (-MAX_LOG_LEAD * lead).exp())

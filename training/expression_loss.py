@@ -2,6 +2,7 @@
 
 import torch
 
+from avatarsync.modeling_interpolation import InterpolationModel
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, mouth_widths
 
 # Lips that must close and are too open weigh this many times as much as lips that are too closed. Means of what people
@@ -30,15 +31,18 @@ class UnexplainedExpression:
         self.variance = spread.mean().clamp_min(1e-12)
         self.lip_variance = _lips(expressions).var(0).clamp_min(1e-12)
 
-    def __call__(self, logits: torch.Tensor, wanted: torch.Tensor, shut: torch.Tensor) -> torch.Tensor:
+    def mean_codes(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mean codes `(…, K, D)` of the generator's logits `(…, K, F, V_f)`."""
+        return self.tokenizer.quantizer.expected_codes_factorised(logits.float())
+
+    def __call__(self, codes: torch.Tensor, wanted: torch.Tensor, shut: torch.Tensor) -> torch.Tensor:
         """The sum of the three shares.
 
         Args:
-            logits: `(N, K, F, V_f)` of keyframes.
+            codes: `(N, K, D)`, mean codes of keyframes or of frames between them.
             wanted: `(N, 468, 2)`, people's expressions.
-            shut: `(N,)` bool, which keyframes want closed lips.
+            shut: `(N,)` bool, which of them want closed lips.
         """
-        codes = self.tokenizer.quantizer.expected_codes_factorised(logits.float())
         found = self.tokenizer.expression(codes)
         landmarks = ((found - wanted).square() * self.weights).mean() / self.variance
         error = _lips(found) - _lips(wanted)  # (N, 2): gap, width
@@ -46,3 +50,25 @@ class UnexplainedExpression:
         weight[:, 0] = torch.where(shut & (error[:, 0] > 0), OPEN_WEIGHT, 1.0)
         lips = (error.square() * weight).mean(0) / self.lip_variance
         return landmarks + lips.sum()
+
+
+def frames_between(
+    interpolation: InterpolationModel, keyframes: torch.Tensor, batch: dict[str, torch.Tensor], chosen: torch.Tensor
+) -> torch.Tensor:
+    """Codes `(N, K, D)` of frames as the interpolator draws them between keyframes `(B, T, K, D)`.
+
+    Args:
+        batch: `KeyframeBatches`' `frame_left`, `frame_right`, `frame_time`, `frame_interval` `(B, M)`, and `unit_ids`.
+        chosen: `(B, M)` bool, which N frames.
+    """
+    item, _ = torch.nonzero(chosen, as_tuple=True)
+    left, right = batch["frame_left"][chosen], batch["frame_right"][chosen]
+    units = batch["unit_ids"]
+    return interpolation(
+        keyframes[item, left],
+        keyframes[item, right],
+        units[item, left],
+        units[item, right],
+        batch["frame_interval"][chosen],
+        batch["frame_time"][chosen][:, None],
+    ).codes[:, 0]

@@ -41,6 +41,9 @@ class KeyframeBatches(NumberedBatches):
         means_share: share of the clips whose tokens are given the model's own mean embeddings (phase 3); above 0, a
             batch also has `from_means` `(B,)`, the keyframes' `expressions` `(B, T, 468, 2)`, and `shut` `(B, T)`:
             which of them want closed lips.
+        frames_per_clip: M; above 0, a batch also has so many random frames of each clip: `frame_left`, `frame_right`,
+            `frame_time`, `frame_interval` `(B, M)` as `avatarsync.schedule.locate` returns them, and
+            `frame_expressions` `(B, M, 468, 2)`. None in which nobody speaks and yet the lips are open.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class KeyframeBatches(NumberedBatches):
         pictures_per_clip: int = 2,
         noisy_share: float = 1.0,
         means_share: float = 0.0,
+        frames_per_clip: int = 0,
     ):
         super().__init__(seed)
         self.clips, self.quantizer, self.portraits, self.rows = clips, quantizer, portraits, rows
@@ -63,6 +67,8 @@ class KeyframeBatches(NumberedBatches):
         self.expressions = [clip.keyframe_expressions for clip in clips] if means_share else None
         self.num_units, self.batch_size, self.context_noise = num_units, batch_size, context_noise
         self.pictures_per_clip = pictures_per_clip
+        self.frames_per_clip = frames_per_clip
+        self.located = [clip.located_frames for clip in clips] if frames_per_clip else None
 
     def make(self, random: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
         numbers = random.integers(len(self.clips), size=self.batch_size)
@@ -88,7 +94,22 @@ class KeyframeBatches(NumberedBatches):
             batch["from_means"] = torch.rand(len(units), generator=generator) < self.means_share
             batch["expressions"] = pad_sequence([self.expressions[i] for i in numbers], True)
             batch["shut"] = pad_sequence([torch.from_numpy(clip.shut) for clip in chosen], True)
+        if self.located is not None:
+            batch |= self.frames(random, numbers)
         return batch
+
+    def frames(self, random: np.random.Generator, numbers: np.ndarray) -> dict[str, torch.Tensor]:
+        """Random frames of clips; see the class."""
+        names = ("frame_left", "frame_right", "frame_time", "frame_interval")
+        out = {name: [] for name in (*names, "frame_expressions")}
+        for number in numbers:
+            clip = self.clips[number]
+            frames = random.choice(clip.learnable_frames, self.frames_per_clip)
+            for name, values in zip(names, self.located[number], strict=True):
+                kind = torch.long if values.dtype == np.int64 else torch.float32
+                out[name].append(torch.from_numpy(values[frames]).to(kind))
+            out["frame_expressions"].append(clip.expressions[frames])
+        return {name: torch.stack(values) for name, values in out.items()}
 
     def pictures(self, random, chosen: list[Clip], own_frames: list[int], counted: torch.Tensor) -> dict:
         """References and some true keyframes as pictures; P = B · pictures_per_clip of each.

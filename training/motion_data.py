@@ -17,7 +17,7 @@ from avatarsync.errors import DatasetError
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
 from avatarsync.phonemes import SILENCE, VisualMapping
 from avatarsync.processing_avatarsync import BILABIAL
-from avatarsync.schedule import shown_keyframe_times, surround_with_rest, timed_units
+from avatarsync.schedule import locate, shown_keyframe_times, surround_with_rest, timed_units
 
 SILENT_ID = 0
 CLOSED_ID = VisualMapping.default().unit_id(BILABIAL)
@@ -94,6 +94,17 @@ class Clip:
     def shut(self) -> np.ndarray:
         """Which units `(T_s,)` want closed lips: silence and /m b p/."""
         return self.silent | (self.unit_ids.numpy() == CLOSED_ID)
+
+    @property
+    def located_frames(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Left and right keyframe, relative time and interval of every frame; see `avatarsync.schedule.locate`."""
+        return locate(np.arange(len(self.codes)) / self.fps, self.keyframes)
+
+    @property
+    def learnable_frames(self) -> np.ndarray:
+        """Indices of the frames in which somebody speaks or the lips are closed."""
+        left, right, _, _ = self.located_frames
+        return np.flatnonzero(~(self.silent[left] & self.silent[right]) | self.closed.numpy())
 
     @property
     def keyframe_expressions(self) -> torch.Tensor:

@@ -27,7 +27,6 @@ from avatarsync.expected_keyframes import expected_keyframes
 from avatarsync.modeling_interpolation import InterpolationModel
 from avatarsync.modeling_keyframes import KeyframeGeneratorModel
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, mouth_widths
-from avatarsync.schedule import locate
 
 SHOWN_FRAMES = 12
 
@@ -63,11 +62,6 @@ def real_keyframes(tokenizer, clips: list[Clip]) -> list[torch.Tensor]:
     return [quantizer.ids_to_codes(quantizer.codes_to_ids(codes)).detach().cpu() for codes in keyframes]
 
 
-def where_frames_lie(clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Left and right keyframe, relative time and interval of every frame; see `avatarsync.schedule.locate`."""
-    return locate(np.arange(len(clip.codes)) / clip.fps, clip.keyframes)
-
-
 class FrameBatches(NumberedBatches):
     """Moments between keyframes; not those where nobody speaks and yet the lips are open.
 
@@ -87,11 +81,10 @@ class FrameBatches(NumberedBatches):
         super().__init__(seed)
         self.clips, self.keyframes = clips, (real, predicted)
         self.predicted_share, self.first_predicted, self.batch_size = predicted_share, first_predicted, batch_size
-        self.located = [where_frames_lie(clip) for clip in clips]
+        self.located = [clip.located_frames for clip in clips]
         examples = []
-        for index, (clip, (left, right, _, _)) in enumerate(zip(clips, self.located, strict=True)):
-            silent = clip.silent[left] & clip.silent[right]
-            frames = np.flatnonzero(~silent | clip.closed.numpy())
+        for index, clip in enumerate(clips):
+            frames = clip.learnable_frames
             examples.append(np.stack([np.full(len(frames), index), frames], 1))
         self.examples = np.concatenate(examples)
 
@@ -121,7 +114,7 @@ class HeldOut:
     def codes(self, model: InterpolationModel, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes `(T, K, D)` of every frame of a clip, by the model and by straight lines."""
         clip, device = self.clips[index], self.tokenizer.device
-        left, right, t, interval = (torch.from_numpy(values) for values in where_frames_lie(clip))
+        left, right, t, interval = (torch.from_numpy(values) for values in clip.located_frames)
         keyframes = self.predicted[index]
         start, end, t = keyframes[left].to(device), keyframes[right].to(device), t.float().to(device)[:, None]
         units = clip.unit_ids[left].to(device), clip.unit_ids[right].to(device)

@@ -11,11 +11,11 @@ similarity losses (Eq. 7–9) of pictures that the frozen decoder makes from str
 are named in logs and card for what they are; by default those that work offline, the paper's own by path
 (docs/feature_networks.md).
 
-Phase 3 is not the paper's, nor in the bundled weights yet (training/README.md says why). The pipeline shows each
-keyframe as its mean code; this phase makes that the face which is on average nearest to people's. Most clips are given
-the model's own mean embeddings in the place of the true tokens, and what the expression of the mean codes leaves
-unexplained is added to the cross-entropy. It may widen the window of attention: positions are offsets, so what was
-learned stays.
+Phase 3 is not the paper's. The pipeline shows each keyframe as its mean code; this phase makes that the face which is
+on average nearest to people's. Most clips are given the model's own mean embeddings in the place of the true tokens,
+and what the expression of the mean codes leaves unexplained is added to the cross-entropy. With --interpolation the
+same is asked of the frames between, as that frozen interpolator draws them. It may widen the window of attention:
+positions are offsets, so what was learned stays.
 
 Prints the held-out clips' correlation of lip opening and mouth width, keyframes joined by straight lines.
 """
@@ -25,7 +25,7 @@ import copy
 
 import numpy as np
 import torch
-from expression_loss import UnexplainedExpression
+from expression_loss import UnexplainedExpression, frames_between
 from keyframe_data import KeyframeBatches, Quantizer, collate
 from model_card import dataset_facts
 from motion_data import Clip, correlations, load_clips, portrait_codes
@@ -40,6 +40,7 @@ from avatarsync.expected_keyframes import expected_keyframes
 from avatarsync.identity import load_face_embedding
 from avatarsync.lip_edges import lip_gaps
 from avatarsync.losses import CompositeLoss, LossWeights
+from avatarsync.modeling_interpolation import InterpolationModel
 from avatarsync.modeling_keyframes import KeyframeGeneratorModel
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel
 from avatarsync.perceptual import load_perceptual
@@ -62,6 +63,7 @@ PICTURE_INPUTS = (
     "real_pixel_values",
     "real_landmarks",
 )
+FRAME_INPUTS = ("frame_left", "frame_right", "frame_time", "frame_interval", "frame_expressions")
 SHOWN_CLIPS, SHOWN_KEYFRAMES = 4, 10
 REACH, WINDOW = ("past_units", "future_units"), 2
 
@@ -78,6 +80,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--noisy_share", type=float, help="of the clips: units are replaced at all (1, phase 3: 0.5)")
     parser.add_argument("--means_share", type=float, default=0.6, help="of phase 3's clips: given mean embeddings")
     parser.add_argument("--expression_weight", type=float, default=1.0, help="of phase 3's unexplained expression")
+    parser.add_argument("--interpolation", help="trained interpolator: phase 3 also learns from the frames between")
+    parser.add_argument("--frames_per_clip", type=int, default=24, help="of phase 3 with --interpolation")
     parser.add_argument("--lambda_reconstruction", type=float, default=1.0, help="λ1 of Eq. 10")
     parser.add_argument("--lambda_lpips", type=float, default=1.0, help="λ2")
     parser.add_argument("--lambda_identity", type=float, default=1.0, help="λ3")
@@ -92,6 +96,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     third = args.phase == 3
     if third and not 0 < args.means_share <= 1:
         raise InvalidArgumentError(f"--means_share is {args.means_share}: phase 3 needs more than 0, and at most 1")
+    if args.interpolation and not third:
+        raise InvalidArgumentError("--interpolation belongs to --phase 3: the others look at keyframes alone")
+    if args.interpolation and args.frames_per_clip < 1:
+        raise InvalidArgumentError(f"--frames_per_clip is {args.frames_per_clip}: give at least 1")
     if args.context_noise is None:
         args.context_noise = 0.3 if third else 0.2
     if args.noisy_share is None:
@@ -153,6 +161,11 @@ def decode_straight_through(
     reference = tokenizer.prepare_reference(pictures["reference_pixel_values"], pictures["reference_landmarks"])
     decoded = tokenizer.decode(codes, reference)
     return decoded.pixels, decoded.landmarks
+
+
+def frames_that_count(frames: dict[str, torch.Tensor], counted: torch.Tensor) -> torch.Tensor:
+    """Which frames `(B, M)` lie between two keyframes that both count, of `(B, T)`."""
+    return counted.gather(1, frames["frame_left"]) & counted.gather(1, frames["frame_right"])
 
 
 class HeldOut:
@@ -264,10 +277,14 @@ def main(argv: list[str] | None = None) -> None:
         pictures_per_clip=args.pictures_per_clip,
         noisy_share=args.noisy_share,
         means_share=args.means_share if args.phase == 3 else 0.0,
+        frames_per_clip=args.frames_per_clip if args.interpolation else 0,
     )
-    unexplained = None
+    unexplained = interpolation = None
     if args.phase == 3:
         unexplained = UnexplainedExpression(tokenizer, torch.cat(batches.expressions))
+    if args.interpolation:
+        interpolation = load_trained(InterpolationModel, args.interpolation).eval().requires_grad_(False)
+        interpolation.to(accelerator.device)
     held_out = HeldOut(tokenizer, quantizer, held, held_rows, references)
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay,
                                   betas=(0.9, 0.98))  # fmt: skip
@@ -286,16 +303,27 @@ def main(argv: list[str] | None = None) -> None:
     for batch in run.micro_batches(batches):
         pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
         wanted, shut = batch.pop("expressions", None), batch.pop("shut", None)
+        frames = {name: batch.pop(name) for name in FRAME_INPUTS if name in batch}
         with accelerator.accumulate(prepared):
             result = prepared(**batch)
             loss, losses = result.loss, {"loss": result.loss}
             if unexplained is not None:
                 counted = batch["label_mask"] & batch["from_means"][:, None]
                 expression = 0 * loss
+                codes = unexplained.mean_codes(result.logits)
                 if counted.any():
-                    expression = unexplained(result.logits[counted], wanted[counted], shut[counted])
+                    expression = unexplained(codes[counted], wanted[counted], shut[counted])
                 loss = loss + args.expression_weight * expression
                 losses = {"loss": loss, "cross_entropy": result.loss, "unexplained_expression": expression}
+                if interpolation is not None:
+                    between = frames_that_count(frames, counted)
+                    unexplained_frames = 0 * loss
+                    if between.any():
+                        moving = frames_between(interpolation, codes, frames | batch, between)
+                        anyhow = torch.zeros(len(moving), dtype=torch.bool, device=moving.device)
+                        unexplained_frames = unexplained(moving, frames["frame_expressions"][between], anyhow)
+                    loss = loss + args.expression_weight * unexplained_frames
+                    losses |= {"loss": loss, "unexplained_frames": unexplained_frames}
             if composite is not None:
                 generated, landmarks = decode_straight_through(tokenizer, result.logits, pictures)
                 real = pictures["real_pixel_values"], landmarks, pictures["real_landmarks"]

@@ -10,9 +10,9 @@ or on several devices: accelerate launch --config_file training/accelerate/multi
 Phase `expression` trains encoder, quantizer and expression decoder by the landmarks that each picture's expression is
 known to have (cheap: no pixels are drawn). Phase `encoder` goes on with the encoder alone, beside another picture of
 the same person and mostly on portraits; what codes mean stays, and with it every keyframe generator. Phase `paint`
-trains the painter alone, at the true landmarks. Phase `joint` trains everything by the pixels that the codes lead to,
-through transfer, mesh and warp, beside the losses of phase `expression`. DATA is what `prepare_data.py` and
-`reenact_portraits.py` wrote.
+trains the painter alone, at the true landmarks. Phase `joint` trains encoder and painter by the pixels that the codes
+lead to, through transfer, mesh and warp, beside the losses of phase `encoder`; here, too, what codes mean stays. DATA
+is what `prepare_data.py` and `reenact_portraits.py` wrote.
 
 Measured on two cores of an AMD EPYC with AVX512-BF16, --mixed_precision bf16, batches of 32: see training/README.md.
 """
@@ -51,11 +51,11 @@ TRAINED = {
     "expression": ("encoder.", "quantizer.", "expression_decoder."),
     "encoder": ("encoder.",),
     "paint": ("painter.",),
-    "joint": ("",),
+    "joint": ("encoder.", "painter."),
 }
 LIPS = [13, 14, 61, 291, 0, 17]
 RESTART_STEPS = 100  # of dead VQ codes
-# Of phase encoder: it will meet strangers, in crops that landmarks align.
+# Of phases encoder and joint: they will meet strangers, in crops that landmarks align.
 ENCODER_OWN_SHARE, ENCODER_PLACE_JITTER = 0.9, 0.5
 
 
@@ -70,16 +70,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--own_share",
         type=float,
-        help="of the other portraits: the portrait itself is encoded, not its driver (0.35, phase encoder 0.9)",
+        help="of the other portraits: the portrait itself is encoded, not its driver (0.35; encoder and joint 0.9)",
     )
-    parser.add_argument("--perceptual", help="network of a perceptual loss in phase paint, e.g. st-lpips-alexnet")
+    parser.add_argument("--perceptual", help="network of phase paint's or joint's perceptual loss: st-lpips-alexnet …")
     parser.add_argument("--perceptual_weight", type=float, default=1.0)
     parser.add_argument("--pixel_weight", type=float, default=10.0, help="of the pixels' loss in phase joint")
     parser.add_argument("--continuous_share", type=float, default=0.5, help="of phase expression, before quantising")
     args = parser.parse_args(argv)
     before = {"encoder": "expression", "paint": "expression", "joint": "paint"}.get(args.phase)
-    if args.perceptual and args.phase != "paint":
-        raise InvalidArgumentError("--perceptual belongs to --phase paint: the other phases do not look at teeth")
+    if args.perceptual and args.phase not in ("paint", "joint"):
+        raise InvalidArgumentError("--perceptual belongs to --phase paint or joint: the others draw no pictures")
     if before and args.init_from is None:
         raise InvalidArgumentError(f"--phase {args.phase} goes on: --init_from the folder of phase {before}")
     return args
@@ -105,16 +105,22 @@ def references_as_inputs(
     swap = every_fourth & known
     pixels, expression, beside = batch["pixel_values"], batch["label_expression"], batch["own_reference_pixel_values"]
     if model is not None:
-        with torch.no_grad():
-            taken = model.expression(model.encode(beside))
-        relative = relative_expression(expression, taken, batch["reference_expression"])
-        expression = torch.where((known & batch["compared"])[:, None, None], relative, expression)
+        expression = expression_beside_reference(batch, model)
     pixels = torch.where(swap[:, None, None, None], batch["reference_pixel_values"], pixels)
     expression = torch.where(swap[:, None, None], batch["reference_expression"], expression)
     inputs = {"pixel_values": pixels, "label_expression": expression, "quantize": batch["quantize"]}
     if model is not None:
         inputs["own_reference_pixel_values"] = torch.where(swap[:, None, None, None], pixels, beside)
     return inputs
+
+
+@torch.no_grad()
+def expression_beside_reference(batch: dict[str, torch.Tensor], model: VisualTokenizerModel) -> torch.Tensor:
+    """Expressions `(B, 468, 2)` relative to what the model takes the references' to be, where these are known."""
+    expression, beside = batch["label_expression"], batch["own_reference_pixel_values"]
+    relative = relative_expression(expression, model.expression(model.encode(beside)), batch["reference_expression"])
+    comparable = batch["reference_expression_known"] & batch["compared"]
+    return torch.where(comparable[:, None, None], relative, expression)
 
 
 def relative_expression(expression: torch.Tensor, taken: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -186,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     train, held = load_rows(data, "train", args.data), load_rows(data, "test", args.data)
     smile_share = args.smile_share if args.phase == "paint" else 0.0
     options = {}
-    if args.phase == "encoder":
+    if args.phase in ("encoder", "joint"):
         options = {"own_share": ENCODER_OWN_SHARE, "place_jitter": ENCODER_PLACE_JITTER}
     if args.own_share is not None:
         options["own_share"] = args.own_share
@@ -215,6 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             inputs = references_as_inputs(batch, model if args.phase == "encoder" else None)
         if joint:
+            inputs["label_expression"] = expression_beside_reference(batch, model)
             del inputs["label_landmarks"]
         # Quantisation, and its entropy and commitment terms, before the codes carry motion would collapse them.
         continuous = args.phase == "expression" and run.step < args.continuous_share * args.max_train_steps

@@ -4,9 +4,9 @@ import motion_data
 import numpy as np
 import pytest
 import torch
-from expression_loss import OPEN_WEIGHT, UnexplainedExpression
+from expression_loss import OPEN_WEIGHT, UnexplainedExpression, frames_between
 from tiny_dataset import SIZE, write_tiny_dataset
-from train_keyframes import load
+from train_keyframes import frames_that_count, load
 from train_keyframes import load_rows as rows_of_split
 
 from avatarsync import AvatarSyncPipeline, AvatarSyncProcessor, VisualTokenizerConfig, VisualTokenizerModel
@@ -79,13 +79,15 @@ def test_what_mean_codes_leave_unexplained(tokenizer):
     ids = torch.randint(0, 1024, (64, 16), generator=torch.Generator().manual_seed(0))
     people = tokenizer.expression(tokenizer.quantizer.ids_to_codes(ids)).detach()
     unexplained = UnexplainedExpression(tokenizer, people)
-    certain = 50.0 * torch.nn.functional.one_hot(ids, 1024).float()[:, :, None]  # (N, K, F = 1, V)
+    logits = 50.0 * torch.nn.functional.one_hot(ids, 1024).float()[:, :, None]  # (N, K, F = 1, V)
+    certain = unexplained.mean_codes(logits)
+    torch.testing.assert_close(certain, tokenizer.quantizer.ids_to_codes(ids), atol=1e-4, rtol=0)
     shut = torch.zeros(64, dtype=torch.bool)
     assert unexplained(certain, people, shut) < 1e-4
     # Other faces explain nothing: twice the variance of each of landmarks, gap and width.
     assert 4 < unexplained(certain, people.roll(1, 0), shut) < 8
-    logits = torch.zeros_like(certain).requires_grad_()
-    unexplained(logits, people, shut).backward()
+    logits = torch.zeros_like(logits).requires_grad_()
+    unexplained(unexplained.mean_codes(logits), people, shut).backward()
     assert logits.grad.abs().max() > 0
     # Lips that must close may be too closed, not too open.
     for change in (-0.01, 0.01):
@@ -95,6 +97,32 @@ def test_what_mean_codes_leave_unexplained(tokenizer):
         gap, wanted_gap = ((face[:, 14] - face[:, 13]).norm(dim=-1) for face in (people, wanted))
         too_open = (gap - wanted_gap).clamp_min(0).square().mean() / unexplained.lip_variance[0]
         torch.testing.assert_close(asked - plain, (OPEN_WEIGHT - 1) * too_open, atol=1e-4, rtol=1e-3)
+
+
+def test_frames_between_keyframes_are_drawn_as_in_use(tokenizer):
+    """The frames that phase 3 learns from are those of the model's own interpolator, between the keyframes it says."""
+    model = AvatarSyncPipeline.from_pretrained().model
+    generator = torch.Generator().manual_seed(0)
+    keyframes = torch.tanh(torch.randn(2, 3, 16, 10, generator=generator)).requires_grad_()
+    batch = {
+        "unit_ids": torch.tensor([[0, 5, 9], [0, 7, 3]]),
+        "frame_left": torch.tensor([[0, 1], [1, 0]]),
+        "frame_right": torch.tensor([[1, 2], [2, 1]]),
+        "frame_time": torch.tensor([[0.25, 0.5], [1.0, 0.75]]),
+        "frame_interval": torch.tensor([[0.1, 0.2], [0.3, 0.1]]),
+    }
+    counted = torch.tensor([[True, True, False], [True, True, True]])
+    chosen = frames_that_count(batch, counted)
+    assert chosen.tolist() == [[True, False], [True, True]]
+    codes = frames_between(model.interpolation, keyframes, batch, chosen)
+    torch.testing.assert_close(codes[1], keyframes[1, 2])  # t = 1: the right keyframe itself
+    alone = model.interpolation(
+        keyframes[:1, 0], keyframes[:1, 1], torch.tensor([0]), torch.tensor([5]), torch.tensor([0.1]),
+        torch.tensor([[0.25]]),
+    )  # fmt: skip
+    torch.testing.assert_close(codes[:1], alone.codes[:, 0], atol=1e-5, rtol=0)
+    codes[0].sum().backward()
+    assert keyframes.grad[0, :2].abs().amin((1, 2)).gt(0).all() and not keyframes.grad[1].any()
 
 
 def test_the_stillest_face_is_the_nearest_to_rest():

@@ -161,6 +161,22 @@ def test_phase_two_adds_named_losses_and_interpolation_trains_on_predictions(dat
     train_interpolation.main(["--data", str(data), "--tokenizer", str(codes), "--keyframes", str(keyframes), "--out",
                               str(tmp_path / "between"), *LOOP, *INTERPOLATION])  # fmt: skip
     assert "learned_opening_r" in (tmp_path / "between" / "README.md").read_text()
+    third = ["--data", str(data), "--tokenizer", str(codes), "--init_from", str(keyframes), "--out",
+             str(tmp_path / "three"), "--interpolation", str(tmp_path / "between"), *LOOP]  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match="--phase 3"):
+        train_keyframes.main([*third, "--phase", "2"])
+    train_keyframes.main([*third, "--phase", "3", "--frames_per_clip", "3", "--means_share", "1"])
+    history = [json.loads(line) for line in (tmp_path / "three" / "history.jsonl").read_text().splitlines()]
+    assert all(entry["unexplained_frames"] > 0 for entry in history if "cross_entropy" in entry)
+    assert not equal(tmp_path / "three" / "model.safetensors", keyframes / "model.safetensors")
+
+
+def test_phase_joint_leaves_what_codes_mean(data, codes, tmp_path):
+    train_tokenizer.main(["--data", str(data), "--out", str(tmp_path / "run"), "--phase", "joint", "--init_from",
+                          str(codes), "--portrait_share", "0", *LOOP])  # fmt: skip
+    before, after = (load_file(folder / "model.safetensors") for folder in (codes, tmp_path / "run"))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"encoder", "painter"}
 
 
 @pytest.mark.parametrize("quantizer", ["lfq", "vq"])

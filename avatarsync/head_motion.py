@@ -14,9 +14,9 @@ MOTIONS = ("subtle", "still")
 HEAD_MOTION_REACH, HEAD_LAG = 0.6, 0.2
 RISE = 0.013  # of the crop's side, while speaking
 NOD = 0.014  # by how much of its height the face is then foreshortened
-# Each of the sway's directions, x, y and roll: amplitude (of the crop's side, and radians) and periods in seconds. Slow,
-# and least up and down, which speech sees to: which way a head sways nobody knows, and a wrong guess looks less like
-# the person than none.
+# Each of the sway's directions, x, y and roll: amplitude (of the crop's side, and radians) and periods in seconds.
+# Slow, and least up and down, which speech sees to: which way a head sways nobody knows, and a wrong guess looks less
+# like the person than none.
 SWAY = ((0.0045, (12.1, 6.7)), (0.0015, (9.7, 5.3)), (0.006, (14.3, 7.9)))
 
 

@@ -20,6 +20,7 @@ from .face_mesh import add_fade_rings
 from .head_region import HeadRegion, head_shifts, smooth_step
 from .image_processing_face import invert_matrix, transform_points, warp_image
 from .lip_edges import darken
+from .lip_seam import Seam, keep_lips_apart, marked_extent, seams
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import DecoderOutput, VisualTokenizerModel
 
@@ -28,8 +29,6 @@ STILL_MASK = 0.5 / 255
 # Faces this much larger than the crop get flow and mask at twice its resolution.
 DETAIL_SCALE = 1.4
 MARGIN = 2  # pixels
-# A step of the flow from one cell to the next, in cells, from which it is a seam and no slope.
-SEAM_JUMP = 1.5
 EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its side
 HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's side
 # Nothing is fetched from beyond the picture: motion fades out towards its edges, over this share of the crop's side.
@@ -48,7 +47,7 @@ class Strip:
     Attributes:
         rows, columns: where it lies, in pixels of the part.
         grid: `(1, h·w·2)`, the places of its pixels as grid_sample takes them.
-        head: `(3, h·w·2)`, what each direction of the head's pose adds to them; None where heads hold still.
+        head: `(4, h·w·2)`, what each direction of the head's pose adds to them; None where heads hold still.
     """
 
     rows: slice
@@ -197,7 +196,7 @@ class FaceRenderer:
         frames = np.repeat(self.image[None], batch, axis=0)
         height, width = frames.shape[1:3]
         part = frames[:, self.top : height, self.left : width]
-        rows, columns, offsets = self._face_offsets(decoded, head_poses)
+        rows, columns, offsets, seam = self._face_offsets(decoded, head_poses)
         for strip in self.strips:
             overlap = slice(max(strip.rows.start, rows.start), min(strip.rows.stop, rows.stop))
             moved_here = overlap.start < overlap.stop
@@ -209,18 +208,28 @@ class FaceRenderer:
                 down = slice(overlap.start - strip.rows.start, overlap.stop - strip.rows.start)
                 across = slice(columns.start - strip.columns.start, columns.stop - strip.columns.start)
                 grid[:, down, across] += offsets[:, overlap.start - rows.start : overlap.stop - rows.start]
-            drawn = F.grid_sample(
-                self.pixels.expand(batch, -1, -1, -1),
-                grid,
-                mode="bilinear" if self.enlargement > 1 else "bicubic",
-                padding_mode="border",
-                align_corners=True,
-            )
-            if self.enlargement == 1:
-                drawn = drawn.clamp_(0.5, 255.5)  # bicubic interpolation overshoots
+            drawn = self._fetch(grid)
+            if moved_here and seam is not None:
+                here = seam.of_rows(overlap.start - rows.start, overlap.stop - rows.start)
+                frame, row, column = here.place
+                row, column = row + (rows.start - strip.rows.start), column + (columns.start - strip.columns.start)
+                other = self._fetch((grid[frame, row, column] + here.change)[None, None])[0, :, 0].T  # (N, 3)
+                drawn[frame, :, row, column] = torch.lerp(drawn[frame, :, row, column], other, here.share[:, None])
             _put(part[:, strip.rows, strip.columns], drawn)
         self._draw_mouth(part, decoded, head_poses)
         return frames
+
+    def _fetch(self, grid: torch.Tensor) -> torch.Tensor:
+        """Pixels `(B, 3, h, w)`, 0.5 to 255.5, of the portrait's moving part at places `(B, h, w, 2)`."""
+        fetched = F.grid_sample(
+            self.pixels.expand(len(grid), -1, -1, -1),
+            grid,
+            mode="bilinear" if self.enlargement > 1 else "bicubic",
+            padding_mode="border",
+            align_corners=True,
+        )
+        # Bicubic interpolation overshoots.
+        return fetched.clamp_(0.5, 255.5) if self.enlargement == 1 else fetched
 
     def _decode(self, codes: torch.Tensor, eye_openness: torch.Tensor | None) -> DecoderOutput:
         """What the decoder makes of codes `(B, K, D)`, the same whatever B: odd batches are filled up with copies."""
@@ -234,27 +243,36 @@ class FaceRenderer:
 
     def _face_offsets(
         self, decoded: DecoderOutput, head_poses: torch.Tensor | None
-    ) -> tuple[slice, slice, torch.Tensor | None]:
-        """Rows and columns of the part that the face's own motion moves, and what it adds to their grid
-        `(B, h, w, 2)`."""
+    ) -> tuple[slice, slice, torch.Tensor | None, Seam | None]:
+        """Rows and columns of the part that the face's own motion moves, what that adds to their grid `(B, h, w, 2)`,
+        and where two lips share a pixel."""
         box = self._box(_where_any(decoded.flow != 0))
         if box is None:
-            return slice(0, 0), slice(0, 0), None
+            return slice(0, 0), slice(0, 0), None, None
         rows, columns = box
         lookup = self._lookup(rows, columns, head_poses, len(decoded.flow))
         cells = decoded.flow.float()
         flow = F.grid_sample(cells, lookup, padding_mode="zeros", align_corners=False)
-        seam = self._box(F.pad(seams(cells), (0, 0, 0, 1)))
-        if seam is not None:
+        seam_box, seam = self._box(F.pad(seams(cells), (0, 0, 0, 1))), None
+        fade = self.fade[0, 0, rows, columns]
+        if seam_box is not None:
             down, across = (
                 slice(max(0, inner.start - outer.start), max(0, min(inner.stop, outer.stop) - outer.start))
-                for inner, outer in zip(seam, box, strict=True)
+                for inner, outer in zip(seam_box, box, strict=True)
             )
-            keep_lips_apart(flow[:, :, down, across], cells, lookup[:, down, across])
-        flow *= self.fade[:, :, rows, columns]
-        x, y = flow.unbind(1)
-        offsets = torch.stack([a * x + b * y for a, b in self.to_grid], -1)
-        return _moved(rows, self.rows.start), _moved(columns, self.columns.start), offsets
+            cell = 1 / (self.scale * self.detail)  # pixels
+            seam = keep_lips_apart(flow[:, :, down, across], cells, lookup[:, down, across], cell)
+        if seam is not None:
+            frame, row, column = seam.place
+            row, column = row + down.start, column + across.start
+            seam = Seam((frame, row, column), self._to_grid(seam.change * fade[row, column, None]), seam.share)
+        offsets = self._to_grid((flow * fade).movedim(1, -1))
+        return _moved(rows, self.rows.start), _moved(columns, self.columns.start), offsets, seam
+
+    def _to_grid(self, flow: torch.Tensor) -> torch.Tensor:
+        """Flow `(…, 2)` in cells as what it adds to places in the moving part."""
+        x, y = flow.unbind(-1)
+        return torch.stack([a * x + b * y for a, b in self.to_grid], -1)
 
     def _draw_mouth(self, part: np.ndarray, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> None:
         """Paint into the part `(B, h, w, 3) uint8`: the mouth's interior, the line between shut lips, the shading."""
@@ -300,7 +318,7 @@ class FaceRenderer:
 
     def _box(self, cells: torch.Tensor) -> tuple[slice, slice] | None:
         """Rows and columns of the face that marked cells `(B, 1, R, R)` can reach; None where none is marked."""
-        rows, columns = _extent(cells)
+        rows, columns = marked_extent(cells)
         if rows is None:
             return None
         # A cell reaches as far as its neighbours' centres, and as far as the head can carry it.
@@ -314,50 +332,6 @@ class FaceRenderer:
         left, right = left - self.left - self.columns.start, right - self.left - self.columns.start
         box = slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))
         return box if all(side.start < side.stop for side in box) else None
-
-
-def seams(cells: torch.Tensor) -> torch.Tensor:
-    """Where the flow `(B, 2, R, R)` leaps from a row of cells to the next: `(B, 1, R - 1, R)` bool."""
-    return cells[:, 1:].diff(dim=2).abs() > SEAM_JUMP
-
-
-def keep_lips_apart(flow: torch.Tensor, cells: torch.Tensor, lookup: torch.Tensor) -> None:
-    """Undo, in place, what interpolation made of the flow where two lips meet.
-
-    The upper lip comes from above the reference's teeth and the lower one from below: halfway between the two flows
-    lie the teeth, which would shine through the closed lips. Each pixel takes the flow of its own side. The border
-    between the sides is where the interpolated flow passes the middle, so that it is as smooth as the lips.
-
-    Args:
-        flow: `(B, 2, h, w)` interpolated.
-        cells: `(B, 2, R, R)`, what it was interpolated from.
-        lookup: `(B, h, w, 2)` places of the pixels among the cells, as grid_sample takes them.
-    """
-    size = cells.shape[-1]
-    rows, columns = _extent(seams(cells))
-    if rows is None:
-        return
-    place = (lookup + 1) * size / 2 - 0.5  # (B, h, w, 2) in cells
-    near = (place[..., 1] > rows.start) & (place[..., 1] < rows.stop)
-    near &= (place[..., 0] > columns.start - 1) & (place[..., 0] < columns.stop)
-    rows, columns = _extent(near[:, None])
-    if rows is None:
-        return
-    place = place[:, rows, columns].clamp(0, size - 1.001)
-    corner = place.floor().long()
-    right, below = (place - corner).unbind(-1)  # (B, h', w') each
-    weights = torch.stack([(1 - right) * (1 - below), right * (1 - below), (1 - right) * below, right * below], 1)
-    index = corner[..., 1] * size + corner[..., 0]
-    index = torch.stack([index, index + 1, index + size, index + size + 1], 1)  # (B, 4, h', w')
-    four = cells.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, 2, -1))
-    four = four.unflatten(2, index.shape[1:])  # (B, 2, 4, h', w')
-    down = four[:, 1]
-    seam = (down[:, 2:] - down[:, :2]).abs().amax(1, keepdim=True) > SEAM_JUMP  # (B, 1, h', w')
-    middle = (down.amin(1, keepdim=True) + down.amax(1, keepdim=True)) / 2
-    weights = weights * ((down > middle) == ((weights * down).sum(1, keepdim=True) > middle))  # (B, 4, h', w')
-    own_side = (weights[:, None] * four).sum(2) / weights.sum(1, keepdim=True).clamp_min(1e-6)
-    part = flow[:, :, rows, columns]
-    flow[:, :, rows, columns] = torch.where(seam, own_side, part)
 
 
 def _with_head(
@@ -388,13 +362,3 @@ def _where_any(cells: torch.Tensor) -> torch.Tensor:
 
 def _moved(span: slice, by: int) -> slice:
     return slice(span.start + by, span.stop + by)
-
-
-def _extent(mask: torch.Tensor) -> tuple[slice | None, slice | None]:
-    """Rows and columns that a mask `(B, 1, H, W)` touches in any picture; None, None where it is empty."""
-    # Forty times as fast as `any` over three axes.
-    touched = mask.flatten(0, 1).byte().amax(0)
-    rows, columns = (torch.nonzero(touched.amax(axis)).flatten() for axis in (1, 0))
-    if len(rows) == 0:
-        return None, None
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

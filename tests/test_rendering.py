@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
+from avatarsync.lip_seam import keep_lips_apart
 from avatarsync.modeling_face_aligner import FaceAlignment
-from avatarsync.rendering import FaceRenderer, keep_lips_apart
+from avatarsync.rendering import FaceRenderer
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,25 @@ def test_lips_that_meet_take_the_flow_of_their_own_side():
     inside = flow[0, 1, :, 4:-4]  # the outermost pixels lie beyond the cells' centres
     assert torch.allclose(inside.abs(), torch.tensor(4.0), atol=1e-4)
     assert (inside[:40] < 0).all() and (inside[40:] > 0).all()
+
+
+def test_a_pixel_on_the_border_of_two_lips_goes_over_from_one_to_the_other():
+    cells, lookup = seam(), places(80)  # a cell is five pixels
+    row, column, seen = 40, 40, []
+    for step in range(-15, 16):
+        moved = lookup + torch.tensor([0.0, 0.1 * step * 2 / 80])  # by a tenth of a pixel each
+        flow = torch.nn.functional.grid_sample(cells, moved, padding_mode="border", align_corners=False)
+        shared = keep_lips_apart(flow, cells, moved, cell=5.0)
+        assert (shared.share > 0).all() and (shared.share <= 0.5).all()
+        here = (shared.place[1] == row) & (shared.place[2] == column)
+        own = flow[0, 1, row, column].item()
+        # What a picture whose brightness is the flow itself would show.
+        seen.append(own + (shared.share * shared.change[:, 1])[here].sum().item())
+    seen = np.array(seen)
+    assert seen[0] == pytest.approx(-4, abs=1e-3) and seen[-1] == pytest.approx(4, abs=1e-3)
+    assert np.diff(seen).min() > -1e-3 and np.diff(seen).max() < 1.5 * 0.1 * 8
+    kept = shared.of_rows(30, 40)
+    assert len(kept.share) == ((shared.place[1] >= 30) & (shared.place[1] < 40)).sum() == len(kept.change)
 
 
 def test_slopes_are_no_seams():

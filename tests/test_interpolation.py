@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -49,6 +51,29 @@ def test_the_ends_of_the_interval_return_the_keyframes_exactly():
     assert torch.equal(codes[:, 0], inputs["start_codes"])
     assert torch.equal(codes[:, 1], inputs["end_codes"])
     assert (codes[:, 2] - linear(inputs)[:, 2]).abs().mean() > 0.01
+
+
+@torch.no_grad()
+def test_between_keyframes_of_silence_nothing_is_added_and_nothing_leaps():
+    model = randomise(make_model(silent_unit=2), scale=0.5)
+    silence, speech = torch.full((4,), 2), torch.zeros(4, dtype=torch.long)
+    inputs = make_inputs() | {"times": torch.tensor([[0.02, 0.5, 0.98]]).expand(4, 3), "start_units": silence}
+    start, end = inputs["start_codes"].unsqueeze(1), inputs["end_codes"].unsqueeze(1)
+    codes = model(**inputs | {"end_units": silence}).codes
+    share = (codes - start) / (end - start)  # (N, M, K, D): one easing for all channels of a token
+    torch.testing.assert_close(share, share[..., :1].expand_as(share), atol=1e-3, rtol=1e-3)
+    assert (share[:, 0] >= 0).all() and (share[:, 0] < 0.02 * math.exp(1.5) * 1.05).all()
+    assert (share[:, 2] <= 1).all() and (share[:, 2] > 1 - 0.02 * math.exp(1.5) * 1.05).all()
+    # Beside speech half of the correction counts, which far from silence counts in full.
+    inputs |= {"end_units": speech}
+    beside = model(**inputs).codes
+    loud = make_model(silent_unit=4)
+    loud.load_state_dict(model.state_dict())
+    assert not torch.allclose(beside, loud(**inputs).codes, atol=1e-3)
+    loud.correction.weight.zero_(), loud.correction.bias.zero_()
+    uncorrected = loud(**inputs).codes
+    loud.load_state_dict(model.state_dict())
+    torch.testing.assert_close(beside - uncorrected, (loud(**inputs).codes - uncorrected) / 2, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()

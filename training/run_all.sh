@@ -74,8 +74,10 @@ train train_face_aligner.py "$out/face_aligner" 4000 --head lips --init_from "$o
 train train_tokenizer.py "$out/codes" 6000 --phase expression "${tokenizer[@]}"
 train train_tokenizer.py "$out/encoder" 4000 --phase encoder --init_from "$out/codes" \
     --learning_rate 3e-4 --portrait_share 0.7 "${tokenizer[@]}"
-train train_tokenizer.py "$out/tokenizer" 4000 --phase paint --init_from "$out/encoder" \
+train train_tokenizer.py "$out/painted" 4000 --phase paint --init_from "$out/encoder" \
     --perceptual st-lpips-alexnet --perceptual_weight 3 "${tokenizer[@]}"
+train train_tokenizer.py "$out/tokenizer" 1600 --phase joint --init_from "$out/painted" --batch_size 24 \
+    --learning_rate 2e-4 --portrait_share 0.5 --perceptual st-lpips-alexnet --perceptual_weight 3 "${tokenizer[@]}"
 train train_keyframes.py "$out/keyframes_1" 3000 --phase 1 --tokenizer "$out/tokenizer" \
     --learning_rate 1e-3 "${keyframes[@]}"
 train train_keyframes.py "$out/keyframes_2" 200 --phase 2 --tokenizer "$out/tokenizer" \

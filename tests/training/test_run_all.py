@@ -15,7 +15,7 @@ from avatarsync.data.dataset import Rows, load
 
 RUN_ALL = Path(__file__).resolve().parents[2] / "training" / "run_all.sh"
 STAGES = (
-    *("detector", "landmarks", "face_aligner", "codes", "encoder", "tokenizer"),
+    *("detector", "landmarks", "face_aligner", "codes", "encoder", "painted", "tokenizer"),
     *("keyframes_1", "keyframes_2", "keyframes_3", "interpolation"),
 )
 

@@ -82,23 +82,16 @@ train train_keyframes.py "$out/keyframes_1" 3000 --phase 1 --tokenizer "$out/tok
     --learning_rate 1e-3 "${keyframes[@]}"
 train train_keyframes.py "$out/keyframes_2" 200 --phase 2 --tokenizer "$out/tokenizer" \
     --init_from "$out/keyframes_1" --learning_rate 5e-5 "${keyframes[@]}"
-keyframes_out="$out/keyframes_2"
 if [ "$phases" = 3 ]; then
     train train_keyframes.py "$out/keyframes_3" 1000 --phase 3 --tokenizer "$out/tokenizer" \
         --init_from "$out/keyframes_2" --learning_rate 5e-4 --past_units 3 --future_units 3 "${keyframes[@]}"
-    # Once more, with an interpolator that shows what lies between the keyframes.
-    train train_interpolation.py "$out/interpolation_3" 2000 --tokenizer "$out/tokenizer" \
-        --keyframes "$out/keyframes_3" "${interpolation[@]}"
-    keyframes_out="$out/keyframes_4"
-    train train_keyframes.py "$keyframes_out" 600 --phase 3 --tokenizer "$out/tokenizer" \
-        --init_from "$out/keyframes_3" --interpolation "$out/interpolation_3" --learning_rate 3e-4 "${keyframes[@]}"
 fi
 train train_interpolation.py "$out/interpolation" 4000 --tokenizer "$out/tokenizer" \
-    --keyframes "$keyframes_out" "${interpolation[@]}"
+    --keyframes "$out/keyframes_$phases" "${interpolation[@]}"
 
 echo "== model"
 python training/assemble.py --face_aligner "$out/face_aligner" --visual_tokenizer "$out/tokenizer" \
-    --keyframe_generator "$keyframes_out" --interpolation "$out/interpolation" --out "$out/model"
+    --keyframe_generator "$out/keyframes_$phases" --interpolation "$out/interpolation" --out "$out/model"
 if [ -z "$toy" ]; then
     python training/contact_sheet.py --model "$out/model" --out "$out/contact_sheet.png"
 fi

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from keyframe_data import KeyframeBatches
 from motion_data import Clip, correlations
-from train_interpolation import FrameBatches, predict_keyframes, real_keyframes, where_frames_lie
+from train_interpolation import FrameBatches, predict_keyframes, real_keyframes
 
 from avatarsync import AvatarSyncModel
 from avatarsync.adapters import LANDMARKS_SAY
@@ -100,7 +100,7 @@ def split_clips(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
 @torch.no_grad()
 def interpolate(model: AvatarSyncModel, clip: Clip, keyframes: torch.Tensor) -> torch.Tensor:
     """Codes `(T, K, D)` of every frame of a clip between keyframes `(T_s, K, D)`."""
-    left, right, t, interval = (torch.from_numpy(values) for values in where_frames_lie(clip))
+    left, right, t, interval = (torch.from_numpy(values) for values in clip.located_frames)
     start, end = keyframes[left].to(model.device), keyframes[right].to(model.device)
     units = clip.unit_ids[left].to(model.device), clip.unit_ids[right].to(model.device)
     times = t.float().to(model.device)[:, None]

@@ -121,7 +121,7 @@ class HeldOutClips:
 
 def between(keyframes: torch.Tensor, clip: Clip, how: str) -> torch.Tensor:
     """Codes `(T, K, D)` of a clip's frames from those of its keyframes, "linear" or "nearest"."""
-    left, right, t, _ = train_interpolation.clip.located_frames
+    left, right, t, _ = clip.located_frames
     t = torch.from_numpy(t).float()[:, None, None]
     if how == "nearest":
         t = t.round()

@@ -3,6 +3,9 @@
 Every speaker's own resting face is estimated from the frames with closed lips and open eyes. What a frame does beyond
 it is then put on the neutral face: lips keep their shape about the mouth's centre, as wide as the neutral mouth for
 the speaker's own width; lip thickness and everything else change as they do; lids close by the same share.
+
+Widths are taken against the distance of the eyes. A pose-driven crop keeps its scale by the nose when a head tips back,
+as heads do while they speak: everything in it then grows wider, lips too, without a muscle's doing.
 """
 
 from collections.abc import Sequence
@@ -12,6 +15,7 @@ import torch
 
 from .. import face_mesh
 from ..face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
+from ..image_processing_face import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 
 CLOSED_QUANTILE, OPEN_EYES_QUANTILE = 0.15, 0.5
 MAX_FRAMES = 6000  # of one speaker, evenly spread, that the resting face is estimated from
@@ -35,6 +39,7 @@ def resting_face(landmarks: np.ndarray) -> torch.Tensor:
 def to_neutral(landmarks: torch.Tensor, resting: torch.Tensor) -> torch.Tensor:
     """Landmarks `(B, 468, 2)` of speakers with resting faces `(B, 468, 2)` → expressions `(B, 468, 2)`."""
     neutral = face_mesh.neutral_landmarks().to(landmarks)
+    landmarks = _eyes_as_far_apart_as(resting, landmarks)
     expression = landmarks + neutral - resting
     inner, outer = list(INNER_LIPS), list(OUTER_LIPS)
 
@@ -56,6 +61,19 @@ def to_neutral(landmarks: torch.Tensor, resting: torch.Tensor) -> torch.Tensor:
         opening = (neutral[lower, 1] - neutral[upper, 1]) * share
         expression[:, upper, 1] = expression[:, lower, 1] - opening
     return expression
+
+
+def _eyes_as_far_apart_as(resting: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    """`landmarks` `(B, 468, 2)` widened or narrowed about the middle of the eyes, whose distance `resting`'s becomes."""
+
+    def eyes(face: torch.Tensor) -> torch.Tensor:  # (B, 2): x of each eye's middle
+        return torch.stack([face[:, corners, 0].mean(1) for corners in (RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS)], 1)
+
+    (right, left), (own_right, own_left) = eyes(landmarks).unbind(1), eyes(resting).unbind(1)
+    middle = ((right + left) / 2)[:, None]
+    size = (own_left - own_right) / (left - right).clamp_min(1e-3)  # (B,)
+    across = middle + (landmarks[..., 0] - middle) * size[:, None]
+    return torch.stack([across, landmarks[..., 1]], -1)
 
 
 class Expressions:

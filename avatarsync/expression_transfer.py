@@ -6,9 +6,10 @@ expression R. Going to expression D then means, in fractions of the crop's side:
 
 - lips and mouth corners move from where the reference has them by D - R, as wide as the reference's own mouth is;
 - the gap between the inner lips becomes D's, whatever the reference's was: a broad smile keeps its shape and closes;
-- the lips' thickness stays the reference's own and changes as from R to D;
+- the lips' thickness stays the reference's own and changes as from R to D; lips of a smile that shuts are pressed;
 - eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye;
-- everything else moves by D - R, fading out above the eyes, and follows the lips where it lies near them.
+- everything else moves by D - R, fading out above the eyes and towards the ears, and follows the lips where it lies
+  near them.
 
 This is what lets a decoder trained on one speaker's motion move faces it has never seen: the codes say D alone. With
 D = R and lips that touch, every landmark stays where it is.
@@ -19,13 +20,16 @@ from torch import nn
 
 from . import face_mesh
 from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
-from .lip_edges import LOWER, UPPER, lip_gaps
+from .lip_edges import LOWER, UPPER, closing_share, lip_gaps
 
 WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
 THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
 SHUT_GAP, NARROWED_GAP = 0.006, 0.02  # inner-lip gaps below the first are none, below the second they are narrowed
 # Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
 TOUCHING_GAP, OPEN_GAP = 0.004, 0.01
+# Lips of a smile that shuts are pressed together: so much of their height is lost. At their full height, what is drawn
+# of them is wider than the lips that the portrait shows, and a landmarker takes its upper part for a mouth ajar.
+PRESSED_SHARE = 0.3
 UPPER_LIP_SHARE = 0.35  # of what a gap changes by; the jaw moves the rest
 LID_RANGE = (0.0, 1.25)  # openness of an eye relative to the reference's
 MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, relative to the neutral face's
@@ -34,6 +38,10 @@ LIP_PULL_WIDTH = 0.035
 STILL_ABOVE, MOVING_BELOW = 0.27, 0.34  # heights between which motion sets in
 # The same where the eyes are steered: what codes say of the eyes' surroundings would make steady eyes tremble.
 STEERED_STILL_ABOVE, STEERED_MOVING_BELOW = 0.48, 0.60
+# A jaw turns about its joints, which lie before the ears, and a face's sides stay where they are; landmarkers slide the
+# whole contour along with the chin. Distances from the ears between which motion sets in.
+EARS = (234, 454)
+STILL_NEAR_EARS, MOVING_OFF_EARS = 0.08, 0.40
 
 
 class ExpressionTransfer(nn.Module):
@@ -49,12 +57,14 @@ class ExpressionTransfer(nn.Module):
         pull = pull / pull.sum(1, keepdim=True)
         pull = pull * torch.exp(-((distance.min(1, keepdim=True).values / LIP_PULL_REACH) ** 2))
         self.register_buffer("lip_pull", pull, persistent=False)
+        to_ears = torch.cdist(neutral, neutral[list(EARS)]).min(1, keepdim=True).values
+        off_ears = _smooth_step((to_ears - STILL_NEAR_EARS) / (MOVING_OFF_EARS - STILL_NEAR_EARS))
         for name, still_above, moving_below in (
             ("mobility", STILL_ABOVE, MOVING_BELOW),
             ("steered_mobility", STEERED_STILL_ABOVE, STEERED_MOVING_BELOW),
         ):
-            height = ((neutral[:, 1:] - still_above) / (moving_below - still_above)).clamp(0, 1)
-            self.register_buffer(name, height * height * (3 - 2 * height), persistent=False)  # (468, 1)
+            height = _smooth_step((neutral[:, 1:] - still_above) / (moving_below - still_above))
+            self.register_buffer(name, height * off_ears, persistent=False)  # (468, 1)
 
     def forward(
         self,
@@ -109,13 +119,17 @@ class ExpressionTransfer(nn.Module):
         push[:, LOWER] = (1 - UPPER_LIP_SHARE) * change
         push[:, UPPER] = -UPPER_LIP_SHARE * change
         target_inner = target_inner + torch.stack([torch.zeros_like(push), push], -1)
+        height = torch.ones_like(push)
+        pressed = closing_share(lip_gaps(reference), wanted_gap)
+        height[:, LOWER] = height[:, UPPER] = 1 - PRESSED_SHARE * pressed
+        height = torch.stack([torch.ones_like(height), height], -1)  # (B, 20, 2)
         rings = []
         for ring in LIP_RINGS[:-1]:
             own = reference[:, list(ring)] - reference[:, inner]
             resting = reference_expression[:, list(ring)] - reference_expression[:, inner]
             wanted = expression[:, list(ring)] - expression[:, inner]
             size = (own.norm(dim=-1) / resting.norm(dim=-1).clamp_min(1e-3)).clamp(*THICKNESS_RANGE)
-            rings.append(target_inner + own + (wanted - resting) * size[..., None])
+            rings.append(target_inner + (own + (wanted - resting) * size[..., None]) * height)
         return torch.stack([*rings, target_inner], 1)
 
     def _eye_openness(self, expression, reference_expression, upper, lower) -> torch.Tensor:
@@ -129,10 +143,14 @@ class ExpressionTransfer(nn.Module):
         return (opening(expression) / resting).clamp(*LID_RANGE)
 
 
+def _smooth_step(share: torch.Tensor) -> torch.Tensor:
+    share = share.clamp(0, 1)
+    return share * share * (3 - 2 * share)
+
+
 def shut(gap: torch.Tensor) -> torch.Tensor:
     """Gaps of which those that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker."""
-    share = ((gap - SHUT_GAP) / (NARROWED_GAP - SHUT_GAP)).clamp(0, 1)
-    return gap * share * share * (3 - 2 * share)
+    return gap * _smooth_step((gap - SHUT_GAP) / (NARROWED_GAP - SHUT_GAP))
 
 
 def resting_gap(gap: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@ and of the speech near it alone, so that a frame does not depend on what is said
 
 import numpy as np
 
+from .head_region import smooth_step
+
 MOTIONS = ("subtle", "still")
 # Seconds of speech, before and after a moment that is `HEAD_LAG` ago, that move a head.
 HEAD_MOTION_REACH, HEAD_LAG = 0.6, 0.2
@@ -16,7 +18,8 @@ RISE = 0.013  # of the crop's side, while speaking
 NOD = 0.014  # by how much of its height the face is then foreshortened
 # Each of the sway's directions, x, y and roll: amplitude (of the crop's side, and radians) and periods in seconds.
 # Slow, and least up and down, which speech sees to: which way a head sways nobody knows, and a wrong guess looks less
-# like the person than none.
+# like the person than none. About the place that the portrait has, and growing from nothing within `SETTING_OUT` seconds.
+SETTING_OUT = 2.5
 SWAY = ((0.0045, (12.1, 6.7)), (0.0015, (9.7, 5.3)), (0.006, (14.3, 7.9)))
 
 
@@ -35,12 +38,11 @@ def head_poses(times: np.ndarray, speaking: np.ndarray, seed: int) -> np.ndarray
     times = np.asarray(times, np.float64)
     random = np.random.default_rng((seed, 1))
     poses = np.zeros((len(times), 4))
+    begun = smooth_step(times / SETTING_OUT)
     for axis, (amplitude, periods) in enumerate(SWAY):
         phases = random.uniform(0, 2 * np.pi, len(periods))
         for share, period, phase in zip((0.65, 0.35), periods, phases, strict=True):
-            # Less where it starts: a video begins with the portrait as it is.
-            turns = 2 * np.pi * times / period
-            poses[:, axis] += amplitude * share * (np.sin(turns + phase) - np.sin(phase))
+            poses[:, axis] += amplitude * share * begun * np.sin(2 * np.pi * times / period + phase)
     poses[:, [1, 3]] -= np.outer(speech_share(times - HEAD_LAG, speaking), (RISE, NOD))
     return poses.astype(np.float32)
 

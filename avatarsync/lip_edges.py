@@ -47,10 +47,10 @@ def inset_open_lips(landmarks: torch.Tensor) -> torch.Tensor:
     return inset
 
 
-def closing_share(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """How far a mouth that the reference shows open is closed at nine places: 0 for as it is, 1 for shut `(B, 9)`."""
-    gaps = lip_gaps(reference)
-    closing = 1 - lip_gaps(target) / (CLOSING_SHARE * gaps).clamp_min(1e-4)
+def closing_share(gaps: torch.Tensor, target_gaps: torch.Tensor) -> torch.Tensor:
+    """How far a mouth that the reference shows open is closed at nine places, 0 for as it is, 1 for shut: `(B, 9)` of
+    the reference's and the target's `lip_gaps`, `(B, 9)` each."""
+    closing = 1 - target_gaps / (CLOSING_SHARE * gaps).clamp_min(1e-4)
     closing = closing.clamp(0, 1) * openness(gaps)  # (B, 9)
     return F.avg_pool1d(closing[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
 
@@ -61,7 +61,7 @@ def hide_teeth(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Args:
         reference, target: landmarks `(B, 468, 2)` in fractions of the crop's side.
     """
-    closing = closing_share(reference, target)
+    closing = closing_share(lip_gaps(reference), lip_gaps(target))
     source = reference.clone()
     for positions in (LOWER, UPPER):
         outer = reference[:, [OUTER_LIPS[i] for i in positions], 1]
@@ -81,7 +81,7 @@ def lip_line(reference: torch.Tensor, target: torch.Tensor, size: int) -> torch.
         reference, target: landmarks `(B, 468, 2)` in fractions of the crop's side.
     """
     line = target.new_zeros(len(target), 1, size, size)
-    strength = F.pad(closing_share(reference, target), (1, 1))  # the line ends in the corners
+    strength = F.pad(closing_share(lip_gaps(reference), lip_gaps(target)), (1, 1))  # the line ends in the corners
     if not strength.any():
         return line
     inner = target[:, list(INNER_LIPS)]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from avatarsync import face_mesh
-from avatarsync.expression_transfer import ExpressionTransfer
+from avatarsync.expression_transfer import EARS, PRESSED_SHARE, ExpressionTransfer
 from avatarsync.warping import mesh_flow, rasterize_triangles, soften, warp
 
 SIZE = 96
@@ -149,6 +149,24 @@ def test_a_smile_closes_and_stays_a_smile(face, transfer):
     torch.testing.assert_close(target[:, corners], reference[:, corners])
     still = [10, 33, 263]
     assert torch.equal(target[:, still], reference[:, still])
+
+
+def test_lips_of_a_smile_that_shuts_are_pressed(face, transfer):
+    def thickness(landmarks):
+        return torch.stack([landmarks[0, 17, 1] - landmarks[0, 14, 1], landmarks[0, 13, 1] - landmarks[0, 0, 1]])
+
+    reference = opened(face)
+    shut, ajar = transfer(reference, face, reference), transfer(reference, opened(face, 0.045), reference)
+    assert torch.allclose(thickness(shut), (1 - PRESSED_SHARE) * thickness(reference), rtol=0.02)
+    assert torch.allclose(thickness(ajar), thickness(reference), rtol=0.02)
+
+
+def test_the_sides_of_a_face_stay_when_the_jaw_drops(face, transfer):
+    lowered = face + 0.03 * (face[..., 1:] > 0.45)
+    moved = (transfer(face, lowered, face) - face)[0, :, 1]
+    assert moved[[*EARS, 93, 323]].abs().max() < 1e-3 and moved[152].item() == pytest.approx(0.03, abs=1e-4)
+    along_the_jaw = moved[[132, 58, 172, 136, 150, 149, 176, 148, 152]]
+    assert (along_the_jaw.diff() > -1e-4).all()
 
 
 def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, transfer):

@@ -268,6 +268,7 @@ class VisualTokenizerModel(PreTrainedModel):
         reference: Reference,
         eye_openness: torch.Tensor | None = None,
         detail: int = 1,
+        even: bool = False,
     ) -> DecoderOutput:
         """Codes `(B, K, D)` applied to a reference.
 
@@ -275,9 +276,10 @@ class VisualTokenizerModel(PreTrainedModel):
             eye_openness: `(B,)`, share of the reference's own eye opening; None: what the codes say.
             detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
                 picture.
+            even: as `ExpressionTransfer` takes it.
         """
         expression = self.expression(codes)
-        landmarks = self.transfer(reference.landmarks, expression, reference.expression, eye_openness)
+        landmarks = self.transfer(reference.landmarks, expression, reference.expression, eye_openness, even)
         return self.paint(codes, reference, landmarks, expression, detail)
 
     def paint(

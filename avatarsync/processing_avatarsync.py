@@ -14,6 +14,8 @@ from .phonemes import SILENCE, Speech, VisualMapping
 from .schedule import FrameSchedule, shown_keyframe_times, surround_with_rest, timed_units
 
 BILABIAL = "m"  # its unit is /m b p/
+# Seconds of silence between words that are a pause; heads do not nod at less.
+SHORTEST_PAUSE = 0.2
 TRACK_TOLERANCE = 0.1  # seconds that a track may outlast its audio
 
 
@@ -36,10 +38,12 @@ class ScheduledSpeech:
     silent_unit: int
 
     def spoken(self) -> np.ndarray:
-        """Start and end `(N, 2)` in seconds of the units that are not silence."""
+        """Start and end `(N, 2)` in seconds of what is spoken without a pause, in order."""
         half = self.durations.double().numpy() / 2
         spans = np.stack([self.keyframe_times - half, self.keyframe_times + half], 1)
-        return spans[(self.unit_ids != self.silent_unit).numpy()]
+        spans = spans[(self.unit_ids != self.silent_unit).numpy()]
+        pause = spans[1:, 0] - spans[:-1, 1] >= SHORTEST_PAUSE
+        return np.stack([spans[np.r_[True, pause][: len(spans)], 0], spans[np.r_[pause, True][: len(spans)], 1]], 1)
 
 
 class AvatarSyncProcessor(ProcessorMixin):

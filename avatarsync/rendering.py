@@ -238,7 +238,8 @@ class FaceRenderer:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
             if eye_openness is not None:
                 eye_openness = torch.cat([eye_openness, eye_openness[-1:].expand(missing)])
-        decoded = self.tokenizer.decode(codes, self.reference.expand(len(codes)), eye_openness, self.detail)
+        # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
+        decoded = self.tokenizer.decode(codes, self.reference.expand(len(codes)), eye_openness, self.detail, even=True)
         return DecoderOutput(**{name: value[:batch] for name, value in decoded.items()})
 
     def _face_offsets(

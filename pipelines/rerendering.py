@@ -121,7 +121,14 @@ def select_frames(
     # The head also rises with speech beyond the keyframes' reach.
     heard = np.searchsorted(schedule.keyframe_times + half, times[0] - HEAD_LAG - HEAD_MOTION_REACH)
     silent = np.searchsorted(schedule.keyframe_times - half, times[-1] - HEAD_LAG + HEAD_MOTION_REACH)
-    needed = slice(max(0, min(left[0] - reach[0], heard - 1)), max(right[-1] + reach[1], silent) + 1)
+    first, last = max(0, min(left[0] - reach[0], heard - 1)), min(max(right[-1] + reach[1], silent), len(half) - 1)
+    # How long a silence at either end is, and so whether it is a pause, is told by what is spoken beyond.
+    mute = (schedule.unit_ids == schedule.silent_unit).numpy()
+    while first > 0 and mute[first]:
+        first -= 1
+    while last < len(half) - 1 and mute[last]:
+        last += 1
+    needed = slice(first, last + 1)
     return replace(
         schedule,
         unit_ids=schedule.unit_ids[needed],

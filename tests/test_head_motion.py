@@ -6,7 +6,7 @@ import pytest
 from avatarsync.head_motion import HEAD_LAG, HEAD_MOTION_REACH, NOD, RISE, head_poses, speech_share
 
 TIMES = np.arange(250) / 25
-SPOKEN = np.array([[1.0, 1.4], [1.4, 3.0], [6.0, 7.0]])
+SPOKEN = np.array([[1.0, 1.4], [1.4, 4.0], [7.0, 8.0]])
 
 
 def test_a_video_begins_with_the_portrait_as_it_is():
@@ -34,9 +34,9 @@ def test_the_seed_decides_and_the_frame_rate_does_not():
 def test_the_head_rises_while_somebody_speaks():
     silent = head_poses(TIMES, np.empty((0, 2)), 3)
     change = silent - head_poses(TIMES, SPOKEN, 3)
-    # In the middle of a long span, and 1.4 s after one and 1.6 s before the next.
-    np.testing.assert_allclose(change[50], [0, RISE, 0, NOD], atol=1e-5)
-    np.testing.assert_allclose(change[110], 0, atol=1e-7)
+    # In the middle of a long span, and long after one and before the next.
+    np.testing.assert_allclose(change[70], [0, RISE, 0, NOD], atol=1e-5)
+    np.testing.assert_allclose(change[145], 0, atol=1e-7)
 
 
 def test_the_head_follows_the_speech():
@@ -56,8 +56,8 @@ def test_speech_share_against_a_sum():
 
 def test_speech_far_away_does_not_matter():
     edited = SPOKEN.copy()
-    edited[2] = [6.5, 8.0]
+    edited[2] = [7.5, 8.8]
     before, after = head_poses(TIMES, SPOKEN, 1), head_poses(TIMES, edited, 1)
     heard = TIMES - HEAD_LAG
-    near = (heard > 6 - HEAD_MOTION_REACH) & (heard < 8 + HEAD_MOTION_REACH)
+    near = (heard > 7 - HEAD_MOTION_REACH) & (heard < 8.8 + HEAD_MOTION_REACH)
     assert np.array_equal(before[~near], after[~near]) and not np.array_equal(before[near], after[near])

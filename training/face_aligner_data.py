@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from face_augmentation import Backgrounds, photograph, scrambled, similarity, warp_picture
-from mirrored_landmarks import MIRRORED
+from avatarsync.mirrored_landmarks import MIRRORED
 from numbered_batches import NumberedBatches
 
 from avatarsync.data.dataset import AvatarDataset, Rows

@@ -4,8 +4,9 @@ Every speaker's own resting face is estimated from the frames with closed lips a
 it is then put on the neutral face: lips keep their shape about the mouth's centre, as wide as the neutral mouth for
 the speaker's own width; lip thickness and everything else change as they do; lids close by the same share.
 
-Widths are taken against the distance of the eyes. A pose-driven crop keeps its scale by the nose when a head tips back,
-as heads do while they speak: everything in it then grows wider, lips too, without a muscle's doing.
+What a head does is taken out first, since `head_motion` puts it in: heads tip back while they speak, and faces are then
+foreshortened. A pose-driven crop keeps its scale by the nose, so that everything in it grows wider, lips too. Widths
+are therefore taken against the distance of the eyes, and heights against those of the forehead, the eyes and the nose.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,13 @@ from ..face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
 from ..image_processing_face import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 
 CLOSED_QUANTILE, OPEN_EYES_QUANTILE = 0.15, 0.5
+# Points whose heights tell how a head is tipped: corners of the eyes, nose, forehead. No ears: landmarkers slide them
+# along with the jaw.
+RIGID_POINTS = (
+    *(*RIGHT_EYE_CORNERS, *LEFT_EYE_CORNERS),
+    *(6, 168, 197, 195, 5, 4, 1, 98, 327),
+    *(10, 109, 338, 67, 297, 54, 284),
+)
 MAX_FRAMES = 6000  # of one speaker, evenly spread, that the resting face is estimated from
 LIDS = (
     (face_mesh.RIGHT_UPPER_LID, face_mesh.RIGHT_LOWER_LID),
@@ -39,7 +47,7 @@ def resting_face(landmarks: np.ndarray) -> torch.Tensor:
 def to_neutral(landmarks: torch.Tensor, resting: torch.Tensor) -> torch.Tensor:
     """Landmarks `(B, 468, 2)` of speakers with resting faces `(B, 468, 2)` → expressions `(B, 468, 2)`."""
     neutral = face_mesh.neutral_landmarks().to(landmarks)
-    landmarks = _eyes_as_far_apart_as(resting, landmarks)
+    landmarks = _hold_head(resting, landmarks)
     expression = landmarks + neutral - resting
     inner, outer = list(INNER_LIPS), list(OUTER_LIPS)
 
@@ -63,17 +71,25 @@ def to_neutral(landmarks: torch.Tensor, resting: torch.Tensor) -> torch.Tensor:
     return expression
 
 
-def _eyes_as_far_apart_as(resting: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
-    """`landmarks` `(B, 468, 2)` widened or narrowed about the middle of the eyes, whose distance `resting`'s becomes."""
+def _hold_head(resting: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    """`landmarks` `(B, 468, 2)` stretched and shifted so that what no muscle moves lies as in `resting`: across by the
+    two eyes, and down by least squares."""
 
     def eyes(face: torch.Tensor) -> torch.Tensor:  # (B, 2): x of each eye's middle
         return torch.stack([face[:, corners, 0].mean(1) for corners in (RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS)], 1)
 
-    (right, left), (own_right, own_left) = eyes(landmarks).unbind(1), eyes(resting).unbind(1)
-    middle = ((right + left) / 2)[:, None]
-    size = (own_left - own_right) / (left - right).clamp_min(1e-3)  # (B,)
-    across = middle + (landmarks[..., 0] - middle) * size[:, None]
-    return torch.stack([across, landmarks[..., 1]], -1)
+    def line(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (B, P) each
+        mean, wanted_mean = values.mean(1, keepdim=True), wanted.mean(1, keepdim=True)
+        slope = ((values - mean) * (wanted - wanted_mean)).sum(1, keepdim=True)
+        slope = slope / (values - mean).square().sum(1, keepdim=True).clamp_min(1e-6)
+        return slope, wanted_mean - slope * mean
+
+    rigid = list(RIGID_POINTS)
+    held = []
+    for axis, points, own in ((0, eyes(landmarks), eyes(resting)), (1, landmarks[:, rigid, 1], resting[:, rigid, 1])):
+        slope, offset = line(points, own)
+        held.append(landmarks[..., axis] * slope + offset)
+    return torch.stack(held, -1)
 
 
 class Expressions:

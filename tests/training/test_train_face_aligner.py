@@ -11,7 +11,7 @@ import train_face_aligner
 from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches, LipBatches
 from face_aligner_metrics import HeldOut
 from face_augmentation import beside_the_face, photograph, similarity, warp_picture
-from mirrored_landmarks import MIRRORED
+from avatarsync.mirrored_landmarks import MIRRORED
 from PIL import Image
 from safetensors.torch import load_file
 from training_utils import complete_checkpoints

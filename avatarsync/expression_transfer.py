@@ -40,8 +40,8 @@ LIP_PULL_WIDTH = 0.035
 STILL_ABOVE, MOVING_BELOW = 0.27, 0.34  # heights between which motion sets in
 # The same where the eyes are steered: what codes say of the eyes' surroundings would make steady eyes tremble.
 STEERED_STILL_ABOVE, STEERED_MOVING_BELOW = 0.48, 0.60
-# A jaw turns about its joints, which lie before the ears, and a face's sides stay where they are; landmarkers slide the
-# whole contour along with the chin. Distances from the ears between which motion sets in.
+# A jaw turns about its joints, which lie before the ears, and a face's sides stay where they are; landmarkers slide
+# the whole contour along with the chin. Distances from the ears between which motion sets in.
 EARS = (234, 454)
 STILL_NEAR_EARS, MOVING_OFF_EARS = 0.08, 0.40
 # A jaw is one bone: its line goes down with the chin by these shares, from the chin outwards on both sides, and not

@@ -1,10 +1,11 @@
 """Small head motion: people lift their chins a little while they speak, and never hold their heads quite still.
 
 On the bundled weights' training speaker (GRID s1) the face rises while he speaks and is foreshortened from top to
-bottom, as of a head that tips back; it follows the speech by four tenths of a second. Speech within `HEAD_MOTION_REACH`
-explains 46 % of the rise and 34 % of the foreshortening in his training clips, and 31 and 19 % in held-out ones, in
-which he rises half as much again. That is the first part; the second is a slow seeded sway. Both are functions of the
-time and of the speech near it alone, so that a frame does not depend on what is said a second later.
+bottom, as of a head that tips back; it follows the speech by four tenths of a second. Speech within
+`HEAD_MOTION_REACH` explains 46 % of the rise and 34 % of the foreshortening in his training clips, and 31 and 19 % in
+held-out ones, in which he rises half as much again. That is the first part; the second is a slow seeded sway. Both
+are functions of the time and of the speech near it alone, so that a frame does not depend on what is said a second
+later.
 """
 
 import numpy as np
@@ -18,7 +19,8 @@ RISE = 0.0175  # of the crop's side, while speaking
 NOD = 0.0209  # by how much of its height the face is then foreshortened
 # Each of the sway's directions, x, y and roll: amplitude (of the crop's side, and radians) and periods in seconds.
 # Slow, and least up and down, which speech sees to: which way a head sways nobody knows, and a wrong guess looks less
-# like the person than none. About the place that the portrait has, and growing from nothing within `SETTING_OUT` seconds.
+# like the person than none. About the place that the portrait has, and growing from nothing within `SETTING_OUT`
+# seconds.
 SETTING_OUT = 2.5
 SWAY = ((0.0045, (12.1, 6.7)), (0.0015, (9.7, 5.3)), (0.006, (14.3, 7.9)))
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from face_augmentation import Backgrounds, photograph, scrambled, similarity, warp_picture
-from avatarsync.mirrored_landmarks import MIRRORED
 from numbered_batches import NumberedBatches
 
 from avatarsync.data.dataset import AvatarDataset, Rows
@@ -24,6 +23,7 @@ from avatarsync.image_processing_face import (
     pose_driven_matrix,
     transform_points,
 )
+from avatarsync.mirrored_landmarks import MIRRORED
 from avatarsync.modeling_face_aligner import LANDMARK_MARGIN
 
 # Of the landmark head's pictures. Reenacted ones have lips that are nearly closed in a smile's place, and their

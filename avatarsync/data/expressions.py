@@ -4,9 +4,9 @@ Every speaker's own resting face is estimated from the frames with closed lips a
 it is then put on the neutral face: lips keep their shape about the mouth's centre, as wide as the neutral mouth for
 the speaker's own width; lip thickness and everything else change as they do; lids close by the same share.
 
-What a head does is taken out first, since `head_motion` puts it in: heads tip back while they speak, and faces are then
-foreshortened. A pose-driven crop keeps its scale by the nose, so that everything in it grows wider, lips too. Widths
-are therefore taken against the distance of the eyes, and heights against those of the forehead, the eyes and the nose.
+What a head does is taken out first, since `head_motion` puts it in: heads tip back while they speak, and faces are
+then foreshortened. A pose-driven crop keeps its scale by the nose, so that everything in it grows wider, lips too.
+Widths are therefore taken against the distance of the eyes, and heights against forehead, eyes and nose.
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,6 @@ import train_face_aligner
 from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches, LipBatches
 from face_aligner_metrics import HeldOut
 from face_augmentation import beside_the_face, photograph, similarity, warp_picture
-from avatarsync.mirrored_landmarks import MIRRORED
 from PIL import Image
 from safetensors.torch import load_file
 from training_utils import complete_checkpoints
@@ -20,6 +19,7 @@ from avatarsync import AvatarSyncPipeline, FaceAlignerModel, face_mesh
 from avatarsync.data.dataset import load, save_splits
 from avatarsync.errors import DatasetError, InvalidArgumentError
 from avatarsync.image_processing_face import warp_image
+from avatarsync.mirrored_landmarks import MIRRORED
 
 LOOP = ["--max_train_steps", "4", "--batch_size", "3", "--log_steps", "1", "--eval_steps", "4",
         "--checkpoint_steps", "2", "--warmup_steps", "1", "--mixed_precision", "no"]  # fmt: skip

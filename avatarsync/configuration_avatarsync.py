@@ -151,7 +151,7 @@ class InterpolationConfig(PreTrainedConfig):
 
     Args:
         num_units: visual units of the Phoneme-to-Visual Mapping.
-        silent_unit: the one of silence.
+        shut_units: the ones that lips are shut in, silence and /m b p/.
         code_size: channels D of one code.
         grid_size: side of the token grid; K = grid_size².
         hidden_size: model width.
@@ -167,7 +167,7 @@ class InterpolationConfig(PreTrainedConfig):
     base_config_key = "interpolation_config"
 
     num_units: int = 24
-    silent_unit: int = 0
+    shut_units: tuple[int, ...] | list[int] = (0, 1)
     code_size: int = 10
     grid_size: int = 4
     hidden_size: int = 128

@@ -197,7 +197,7 @@ class InterpolationModel(PreTrainedModel):
 
     so that t = 0 and t = 1 return the keyframes exactly, whatever the weights. w grows from 0 to 1 with the distance
     of the two keyframes: between equal ones the face stands still, or it would tremble in every silence. Beside a
-    keyframe of silence it is at most a half, between two of them 0: what people do in silence is no consequence of
+    keyframe of shut lips it is at most a half, between two of them 0: what people do in silence is no consequence of
     what they say, and what was learned of it drew frames away from keyframes on both sides, so that chins twitched.
     Easing and correction start at zero: the untrained model interpolates linearly.
     """
@@ -282,8 +282,9 @@ class InterpolationModel(PreTrainedModel):
 
         envelope = (4 * times * (1 - times)).float()[:, :, None, None]
         distance = (end_codes - start_codes).float().abs().mean((-2, -1)) / FULL_CORRECTION_DISTANCE
-        silent = sum((units == config.silent_unit).float() for units in (start_units, end_units))  # (N,), 0 to 2
-        envelope = envelope * (distance.clamp(max=1) * (1 - silent / 2))[:, None, None, None]
+        shut_units = torch.tensor(config.shut_units, device=start_units.device)
+        shut = torch.isin(torch.stack([start_units, end_units]), shut_units).sum(0)  # (N,), 0 to 2
+        envelope = envelope * (distance.clamp(max=1) * (1 - shut / 2))[:, None, None, None]
         codes = (1 - eased) * start_codes.unsqueeze(1) + eased * end_codes.unsqueeze(1) + envelope * correction
         loss = None if labels is None else _masked_loss(codes, labels, label_mask)
         return InterpolationOutput(loss=loss, codes=codes)

@@ -54,20 +54,20 @@ def test_the_ends_of_the_interval_return_the_keyframes_exactly():
 
 
 @torch.no_grad()
-def test_between_keyframes_of_silence_nothing_is_added_and_nothing_leaps():
-    model = randomise(make_model(silent_unit=2), scale=0.5)
-    silence, speech = torch.full((4,), 2), torch.zeros(4, dtype=torch.long)
+def test_between_shut_lips_nothing_is_added_and_nothing_leaps():
+    model = randomise(make_model(shut_units=(2, 3)), scale=0.5)
+    silence, closure, speech = torch.full((4,), 2), torch.full((4,), 3), torch.zeros(4, dtype=torch.long)
     inputs = make_inputs() | {"times": torch.tensor([[0.02, 0.5, 0.98]]).expand(4, 3), "start_units": silence}
     start, end = inputs["start_codes"].unsqueeze(1), inputs["end_codes"].unsqueeze(1)
-    codes = model(**inputs | {"end_units": silence}).codes
+    codes = model(**inputs | {"end_units": closure}).codes
     share = (codes - start) / (end - start)  # (N, M, K, D): one easing for all channels of a token
     torch.testing.assert_close(share, share[..., :1].expand_as(share), atol=1e-3, rtol=1e-3)
     assert (share[:, 0] >= 0).all() and (share[:, 0] < 0.02 * math.exp(1.5) * 1.05).all()
     assert (share[:, 2] <= 1).all() and (share[:, 2] > 1 - 0.02 * math.exp(1.5) * 1.05).all()
-    # Beside speech half of the correction counts, which far from silence counts in full.
+    # Beside speech half of the correction counts, which where no lips are shut counts in full.
     inputs |= {"end_units": speech}
     beside = model(**inputs).codes
-    loud = make_model(silent_unit=4)
+    loud = make_model(shut_units=())
     loud.load_state_dict(model.state_dict())
     assert not torch.allclose(beside, loud(**inputs).codes, atol=1e-3)
     loud.correction.weight.zero_(), loud.correction.bias.zero_()
@@ -121,7 +121,7 @@ def test_one_batch_of_all_times_equals_one_by_one():
 
 @torch.no_grad()
 def test_every_token_reaches_every_other():
-    model = randomise(make_model(num_layers=1))
+    model = randomise(make_model(num_layers=1, shut_units=()))  # beside shut lips, tokens do not correct each other
     inputs = make_inputs(pairs=1, num_times=1)
     before = model(**inputs).codes
     for position in range(9):

@@ -3,7 +3,8 @@
     python training/assemble.py --face_aligner DIR --visual_tokenizer DIR --keyframe_generator DIR \
         --interpolation DIR --out avatarsync/weights/base
 
-The weights are stored as fp16 to keep the wheel small, and run in fp32: the config says so.
+The weights are stored as fp16 to keep the wheel small, and run in fp32: the config says so. Of a stage that is given
+several folders, one run and its continuation, the mean of their weights is taken: it errs less than either.
 """
 
 import argparse
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from trained_stages import load_trained
+from training_utils import run_script
+from transformers import PreTrainedModel
 
 from avatarsync import (
     AvatarSyncConfig,
@@ -22,6 +26,7 @@ from avatarsync import (
     VisualMapping,
     VisualTokenizerModel,
 )
+from avatarsync.errors import CheckpointError
 
 STAGES = {
     "face_aligner": FaceAlignerModel,
@@ -31,14 +36,36 @@ STAGES = {
 }
 
 
-def main() -> None:
+def mean_of_runs(stage: type[PreTrainedModel], folders: list[Path]) -> PreTrainedModel:
+    """The stage with the mean of the weights in `folders`.
+
+    Raises:
+        CheckpointError: a folder holds no such stage, or one of another size.
+    """
+    models = [load_trained(stage, folder) for folder in folders]
+    states = [model.state_dict() for model in models]
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    for folder, shape in zip(folders, shapes, strict=True):
+        if shape != shapes[0]:
+            raise CheckpointError(f"{folder} and {folders[0]} differ in size: give one run and its continuation")
+    mean = {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
+    models[0].load_state_dict(mean)
+    return models[0]
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in STAGES:
-        parser.add_argument(f"--{name}", type=Path, required=True, help="folder of the trained stage")
+        parser.add_argument(
+            f"--{name}", type=Path, nargs="+", required=True, help="folder of the trained stage, or several to average"
+        )
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
-    stages = {name: stage.from_pretrained(getattr(args, name)) for name, stage in STAGES.items()}
+    stages = {name: mean_of_runs(stage, getattr(args, name)) for name, stage in STAGES.items()}
     for stage in stages.values():
         stage.config._name_or_path = ""  # a folder of this machine, of no use elsewhere
     config = AvatarSyncConfig(**{f"{name}_config": stage.config for name, stage in stages.items()})
@@ -62,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

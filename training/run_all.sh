@@ -88,10 +88,21 @@ if [ "$phases" = 3 ]; then
 fi
 train train_interpolation.py "$out/interpolation" 4000 --tokenizer "$out/tokenizer" \
     --keyframes "$out/keyframes_$phases" "${interpolation[@]}"
+generators=("$out/keyframes_$phases") interpolators=("$out/interpolation")
+if [ "$phases" = 3 ]; then
+    # The frames between the keyframes count, too; then both once more, and the mean of each of the two.
+    train train_keyframes.py "$out/keyframes_4" 600 --phase 3 --tokenizer "$out/tokenizer" \
+        --init_from "$out/keyframes_3" --interpolation "$out/interpolation" --learning_rate 3e-4 "${keyframes[@]}"
+    train train_keyframes.py "$out/keyframes_5" 360 --phase 3 --tokenizer "$out/tokenizer" \
+        --init_from "$out/keyframes_4" --interpolation "$out/interpolation" --learning_rate 2.5e-4 "${keyframes[@]}"
+    train train_interpolation.py "$out/interpolation_2" 1600 --tokenizer "$out/tokenizer" \
+        --keyframes "$out/keyframes_5" --init_from "$out/interpolation" --learning_rate 5e-4 "${interpolation[@]}"
+    generators=("$out/keyframes_4" "$out/keyframes_5") interpolators+=("$out/interpolation_2")
+fi
 
 echo "== model"
 python training/assemble.py --face_aligner "$out/face_aligner" --visual_tokenizer "$out/tokenizer" \
-    --keyframe_generator "$out/keyframes_$phases" --interpolation "$out/interpolation" --out "$out/model"
+    --keyframe_generator "${generators[@]}" --interpolation "${interpolators[@]}" --out "$out/model"
 if [ -z "$toy" ]; then
     python training/contact_sheet.py --model "$out/model" --out "$out/contact_sheet.png"
 fi

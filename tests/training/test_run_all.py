@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from assemble import mean_of_runs
+from safetensors.torch import load_file
 from toy_data import face
 
-from avatarsync import AvatarSyncPipeline
+from avatarsync import AvatarSyncPipeline, InterpolationConfig, InterpolationModel
 from avatarsync.data.dataset import Rows, load
+from avatarsync.errors import CheckpointError
 
 RUN_ALL = Path(__file__).resolve().parents[2] / "training" / "run_all.sh"
 STAGES = (
     *("detector", "landmarks", "face_aligner", "codes", "encoder", "painted", "tokenizer"),
-    *("keyframes_1", "keyframes_2", "keyframes_3", "interpolation"),
+    *("keyframes_1", "keyframes_2", "keyframes_3", "keyframes_4", "keyframes_5", "interpolation", "interpolation_2"),
 )
 
 
@@ -60,6 +64,29 @@ def test_phase_three_widens_the_window(toy):
     config = json.loads((toy / "keyframes_3" / "config.json").read_text())
     assert (config["past_units"], config["future_units"]) == (3, 3)
     assert "unexplained expression" in (toy / "keyframes_3" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "runs"),
+    [
+        ("keyframe_generator", ("keyframes_4", "keyframes_5")),
+        ("interpolation", ("interpolation", "interpolation_2")),
+    ],
+)
+def test_the_model_holds_the_mean_of_two_runs(toy, stage, runs):
+    first, second = (load_file(toy / run / "model.safetensors") for run in runs)
+    model = load_file(toy / "model" / "model.safetensors")
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    for name, value in first.items():
+        mean = (value.float() + second[name].float()) / 2
+        torch.testing.assert_close(model[f"{stage}.{name}"].float(), mean, atol=1e-3, rtol=1e-3)
+
+
+def test_runs_of_different_sizes_have_no_mean(toy, tmp_path):
+    small = InterpolationModel(InterpolationConfig(hidden_size=64, num_layers=1, head_size=16))
+    small.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="differ in size"):
+        mean_of_runs(InterpolationModel, [toy / "interpolation", tmp_path])
 
 
 def test_what_was_trained_generates(toy):

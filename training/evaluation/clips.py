@@ -102,7 +102,9 @@ def measure_clip(
     for measure, function in (("opening", inner_lip_gap), ("width", mouth_width)):
         pair = function(track.smooth), function(real_track.smooth)
         curves |= {f"generated_{measure}": pair[0], f"real_{measure}": pair[1]}
-        figures[f"{measure}_r_exact"] = pearson(function(landmarks), function(real_landmarks))
+        exact = function(landmarks), function(real_landmarks)
+        figures[f"{measure}_r_exact"] = pearson(*exact)
+        figures[f"{measure}_lag_exact"] = best_lag(*exact, max_lag=MAX_LAG)
         figures[f"{measure}_r"] = pearson(*pair)
         figures[f"{measure}_lag"] = best_lag(*pair, max_lag=MAX_LAG)
         figures[f"{measure}_gain"] = gain(*pair)

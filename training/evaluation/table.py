@@ -70,8 +70,8 @@ def clip_rows(clips: list[ClipResult], goals: Goals) -> list[Row]:
         beside += f"unsmoothed {mean(f'{measure}_r_exact'):.3f}"
         rows.append(Row(f"{name}, Pearson r", float(r.mean()), ".3f", goal, beside=beside, cases=count))
         lags = figures(f"{measure}_lag")
-        within = float(np.mean(np.abs(lags) <= 1))
-        beside = f"mean {lags.mean():+.1f} frames, median {np.median(lags):+.0f}"
+        within, exactly = (float(np.mean(np.abs(figures(f"{measure}_{lag}")) <= 1)) for lag in ("lag", "lag_exact"))
+        beside = f"mean {lags.mean():+.1f} frames, median {np.median(lags):+.0f}; unsmoothed {exactly:.0%}"
         rows.append(Row(f"{name}, best lag within ±1 frame", within, ".0%", 0.90, beside=beside, cases=count))
     rows += closure_rows(
         "clips",

@@ -4,7 +4,7 @@
         --interpolation DIR --out avatarsync/weights/base
 
 The weights are stored as fp16 to keep the wheel small, and run in fp32: the config says so. Of a stage that is given
-several folders, one run and its continuation, the mean of their weights is taken: it errs less than either.
+several folders, one run and its continuation, the mean of their weights is taken (README.md says what for).
 """
 
 import argparse

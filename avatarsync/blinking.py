@@ -5,6 +5,8 @@ People blink 10 to 20 times a minute while they speak, at irregular intervals; a
 
 import numpy as np
 
+from .smooth_step import smooth_step
+
 MEAN_INTERVAL = 4.0  # seconds between blinks
 MIN_INTERVAL = 1.0
 CLOSING, SHUT, OPENING = 0.09, 0.04, 0.17  # seconds
@@ -25,12 +27,6 @@ def eye_openness(times: np.ndarray, seed: int) -> np.ndarray:
     while start < times[-1]:
         first, last = np.searchsorted(times, [start, start + length])
         since = times[first:last] - start
-        falling = np.clip(since / CLOSING, 0, 1)
-        rising = np.clip((since - CLOSING - SHUT) / OPENING, 0, 1)
-        openness[first:last] = 1 - _ease(falling) + _ease(rising)
+        openness[first:last] = 1 - smooth_step(since / CLOSING) + smooth_step((since - CLOSING - SHUT) / OPENING)
         start += MIN_INTERVAL + length + random.exponential(MEAN_INTERVAL - MIN_INTERVAL)
     return openness
-
-
-def _ease(share: np.ndarray) -> np.ndarray:
-    return share * share * (3 - 2 * share)

@@ -23,6 +23,7 @@ from . import face_mesh
 from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
 from .lip_edges import LOWER, UPPER, closing_share, lip_gaps
 from .mirrored_landmarks import MIRRORED
+from .smooth_step import smooth_step
 
 WIDTH_RANGE = (0.8, 1.2)  # mouth width relative to the neutral face's
 THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
@@ -68,7 +69,7 @@ class ExpressionTransfer(nn.Module):
         pull = pull * torch.exp(-((distance.min(1, keepdim=True).values / LIP_PULL_REACH) ** 2))
         self.register_buffer("lip_pull", pull, persistent=False)
         to_ears = torch.cdist(neutral, neutral[list(EARS)]).min(1, keepdim=True).values
-        off_ears = _smooth_step((to_ears - STILL_NEAR_EARS) / (MOVING_OFF_EARS - STILL_NEAR_EARS))
+        off_ears = smooth_step((to_ears - STILL_NEAR_EARS) / (MOVING_OFF_EARS - STILL_NEAR_EARS))
         points, shares = [], []
         for right, left, share in JAW_LINE:
             points += [right, left]
@@ -79,7 +80,7 @@ class ExpressionTransfer(nn.Module):
             ("mobility", STILL_ABOVE, MOVING_BELOW),
             ("steered_mobility", STEERED_STILL_ABOVE, STEERED_MOVING_BELOW),
         ):
-            height = _smooth_step((neutral[:, 1:] - still_above) / (moving_below - still_above))
+            height = smooth_step((neutral[:, 1:] - still_above) / (moving_below - still_above))
             self.register_buffer(name, height * off_ears, persistent=False)  # (468, 1)
 
     def forward(
@@ -169,14 +170,9 @@ class ExpressionTransfer(nn.Module):
         return (opening(expression) / resting).clamp(*LID_RANGE)
 
 
-def _smooth_step(share: torch.Tensor) -> torch.Tensor:
-    share = share.clamp(0, 1)
-    return share * share * (3 - 2 * share)
-
-
 def shut(gap: torch.Tensor) -> torch.Tensor:
     """Gaps of which those that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker."""
-    return gap * _smooth_step((gap - SHUT_GAP) / (NARROWED_GAP - SHUT_GAP))
+    return gap * smooth_step((gap - SHUT_GAP) / (NARROWED_GAP - SHUT_GAP))
 
 
 def resting_gap(gap: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ later.
 
 import numpy as np
 
-from .head_region import smooth_step
+from .smooth_step import smooth_step
 
 MOTIONS = ("subtle", "still")
 # Seconds of speech, before and after a moment that is `HEAD_LAG` ago, that move a head.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .face_mesh import FACE_OVAL
+from .smooth_step import smooth_step
 
 # The head that moves as one: an ellipse about the face oval, in its half width and half height to the side, up (hair)
 # and down (chin); and how much larger the ellipse is in which the motion has faded out.
@@ -67,9 +68,3 @@ def head_shifts(places: np.ndarray, centre: np.ndarray, pivot: np.ndarray, share
     nothing = np.zeros_like(share)
     shifts = [(-2 * share, nothing), (nothing, -2 * share), (share * down, -share * across), (nothing, -share * below)]
     return np.stack([np.stack(pair, -1) for pair in shifts])
-
-
-def smooth_step(values: np.ndarray) -> np.ndarray:
-    """0 below 0, 1 above 1, and a smooth step between."""
-    values = np.clip(values, 0, 1)
-    return values * values * (3 - 2 * values)

@@ -32,6 +32,7 @@ from .face_mesh import (
 from .lip_edges import darken, hide_teeth, inset_open_lips, lip_gaps, lip_line
 from .precision import has_fast_bfloat16
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
+from .smooth_step import smooth_step
 from .warping import mesh_flow, shrink, soften, warp
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
@@ -404,8 +405,7 @@ def _bounded(values: torch.Tensor, most: float) -> torch.Tensor:
 def _fading_rim(side: int) -> torch.Tensor:
     """`(side, side)`: 1 in the middle of a window, 0 at its edges."""
     cells = (torch.arange(side) + 0.5) / side
-    share = (torch.minimum(cells, 1 - cells) / SHADING_FADE).clamp(0, 1)
-    share = share * share * (3 - 2 * share)
+    share = smooth_step(torch.minimum(cells, 1 - cells) / SHADING_FADE)
     return share[:, None] * share
 
 

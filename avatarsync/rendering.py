@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from .face_mesh import add_fade_rings
-from .head_region import HeadRegion, head_shifts, smooth_step
+from .head_region import HeadRegion, head_shifts
 from .image_processing_face import invert_matrix, transform_points, warp_image
 from .lip_edges import darken
 from .lip_seam import Seam, keep_lips_apart, marked_extent, seams
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import DecoderOutput, VisualTokenizerModel
+from .smooth_step import smooth_step
 
 # Paint below half a grey level cannot be seen.
 STILL_MASK = 0.5 / 255
@@ -118,8 +119,7 @@ class FaceRenderer:
         # A pixel of the face → its place in the crop.
         self.lookup = torch.from_numpy(places[self.rows, self.columns]).to(device, dtype)[None]
         # A dropping jaw moves the neck beyond the crop's edge, where the flow is not known: it fades out before.
-        to_edge = ((1 - self.lookup.abs().amax(-1)) / (2 * EDGE_FADE)).clamp(0, 1)
-        self.fade = (to_edge * to_edge * (3 - 2 * to_edge))[:, None]  # (1, 1, h', w')
+        self.fade = smooth_step((1 - self.lookup.abs().amax(-1)) / (2 * EDGE_FADE))[:, None]  # (1, 1, h', w')
         # Flow in cells → in grid_sample's units of the part: where a pixel of the part is taken from.
         span = np.maximum(np.array(shape[::-1]) - 1, 1)
         to_grid = np.diag(2 / span) @ np.linalg.inv(self.matrix[:, :2].astype(np.float64)) / self.detail

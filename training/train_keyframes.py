@@ -14,8 +14,8 @@ are named in logs and card for what they are; by default those that work offline
 Phase 3 is not the paper's. The pipeline shows each keyframe as its mean code; this phase makes that the face which is
 on average nearest to people's. Most clips are given the model's own mean embeddings in the place of the true tokens,
 and what the expression of the mean codes leaves unexplained is added to the cross-entropy. With --interpolation the
-same is asked of the frames between, as that frozen interpolator draws them (not in the bundled weights;
-training/README.md says why). It may widen the window of attention: positions are offsets, so what was learned stays.
+same is asked of the frames between, as that frozen interpolator draws them. It may widen the window of attention:
+positions are offsets, so what was learned stays.
 
 Prints the held-out clips' correlation of lip opening and mouth width, keyframes joined by straight lines.
 """

@@ -33,6 +33,7 @@ from .lip_edges import darken, hide_teeth, inset_open_lips, lip_gaps, lip_line
 from .precision import has_fast_bfloat16
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
 from .smooth_step import smooth_step
+from .teeth_colour import greenest_teeth, limit_green
 from .warping import mesh_flow, shrink, soften, warp
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
@@ -269,7 +270,7 @@ class VisualTokenizerModel(PreTrainedModel):
         reference: Reference,
         eye_openness: torch.Tensor | None = None,
         detail: int = 1,
-        even: bool = False,
+        foretold: bool = False,
     ) -> DecoderOutput:
         """Codes `(B, K, D)` applied to a reference.
 
@@ -277,10 +278,10 @@ class VisualTokenizerModel(PreTrainedModel):
             eye_openness: `(B,)`, share of the reference's own eye opening; None: what the codes say.
             detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
                 picture.
-            even: as `ExpressionTransfer` takes it.
+            foretold: as `ExpressionTransfer` takes it.
         """
         expression = self.expression(codes)
-        landmarks = self.transfer(reference.landmarks, expression, reference.expression, eye_openness, even)
+        landmarks = self.transfer(reference.landmarks, expression, reference.expression, eye_openness, foretold)
         return self.paint(codes, reference, landmarks, expression, detail)
 
     def paint(
@@ -308,7 +309,8 @@ class VisualTokenizerModel(PreTrainedModel):
         with torch.autocast("cpu", torch.bfloat16) if fast else nullcontext():
             difference, opacity, shading = self.painter(inputs.to(codes.dtype), codes)
         opacity = opacity.to(moved.dtype)
-        paint = inputs[:, :3] + difference.to(moved.dtype)
+        greenest = greenest_teeth(reference.pixels + 1, reference.landmarks * size, reference.mouth)
+        paint = limit_green(inputs[:, :3] + difference.to(moved.dtype) + 1, greenest) - 1
         fine_mask = (1.5 * soften(own_mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
         painted = inputs[:, :3] + shrink(fine_mask, detail) * opacity * (paint - inputs[:, :3])
         line = lip_line(reference.landmarks, landmarks, cells)

@@ -56,6 +56,22 @@ def test_a_face_that_rests_is_the_picture_itself(tokenizer, monkeypatch):
     assert (frames[0] != image).any(-1).mean() < 0.002
 
 
+def test_paint_is_sharpened_as_far_as_it_is_enlarged(tokenizer):
+    def sharpening(height):
+        image, alignment = portrait(height, height, face=0.9)
+        return FaceRenderer(tokenizer, image, alignment, "pose_driven", prepare=False).sharpening
+
+    assert sharpening(64) == 0 < sharpening(80) < sharpening(90) < sharpening(200) == sharpening(1000)
+    image, alignment = portrait(200, 200, face=0.9)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", prepare=False)
+    paint = torch.full((2, 3, 16, 16), -0.5)
+    paint[..., 8:] = 0.5
+    sharpened = renderer._sharpened(paint)
+    torch.testing.assert_close(sharpened[..., [0, 1, 14, 15]], paint[..., [0, 1, 14, 15]])
+    step = sharpened[..., 8] - sharpened[..., 7]
+    assert (step > 1.3).all() and sharpened.abs().max() <= 1
+
+
 def test_a_moving_head_takes_the_hair_along_and_leaves_the_corners(tokenizer, monkeypatch):
     image, alignment = portrait(400, 360, face=0.3)
     smooth = np.kron(image[::20, ::20], np.ones((20, 20, 1), np.uint8))[:400, :360]

@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from avatarsync import face_mesh
-from avatarsync.expression_transfer import EARS, PRESSED_SHARE, ExpressionTransfer
+from avatarsync.expression_transfer import (
+    EARS,
+    FORETOLD_WIDTH_GAIN,
+    PRESSED_SHARE,
+    RESTING_WIDTH,
+    SMILE_RELEASE,
+    ExpressionTransfer,
+    smile_release,
+)
 from avatarsync.mirrored_landmarks import MIRRORED
 from avatarsync.warping import mesh_flow, rasterize_triangles, soften, warp
 
@@ -183,11 +191,57 @@ def test_evened_faces_do_the_same_on_both_sides(face, transfer):
     def as_in_a_mirror(expression):
         return face + (expression - face)[:, mirrored] * torch.tensor([-1.0, 1.0])
 
-    target = transfer(face, expression, face, torch.ones(1), even=True)
-    torch.testing.assert_close(target, transfer(face, as_in_a_mirror(expression), face, torch.ones(1), even=True))
+    target = transfer(face, expression, face, torch.ones(1), foretold=True)
+    torch.testing.assert_close(target, transfer(face, as_in_a_mirror(expression), face, torch.ones(1), foretold=True))
     symmetric = (expression + as_in_a_mirror(expression)) / 2
-    torch.testing.assert_close(target, transfer(face, symmetric, face, torch.ones(1)))
+    torch.testing.assert_close(target, transfer(face, symmetric, face, torch.ones(1), foretold=True))
     assert not torch.allclose(target, transfer(face, expression, face, torch.ones(1)), atol=1e-3)
+
+
+def narrowed(face, share):
+    """A face whose mouth is narrower by `share` of its width."""
+    face = face.clone()
+    lips = [point for ring in face_mesh.LIP_RINGS for point in ring]
+    middle = face[:, lips, 0].mean()
+    face[:, lips, 0] = middle + (1 - share) * (face[:, lips, 0] - middle)
+    return face
+
+
+def mouth_width(landmarks):
+    return (landmarks[0, 291, 0] - landmarks[0, 61, 0]).item()
+
+
+def test_foretold_mouths_narrow_and_widen_farther(face, transfer):
+    def inner_width(landmarks):
+        return (landmarks[0, 308, 0] - landmarks[0, 78, 0]).item()
+
+    own = inner_width(face)
+    for share in (0.05, -0.03):
+        seen, foretold = (transfer(face, narrowed(face, share), face, foretold=foretold) for foretold in (False, True))
+        assert inner_width(seen) / own - 1 == pytest.approx(-share, rel=0.02)
+        assert inner_width(foretold) / own - 1 == pytest.approx(-FORETOLD_WIDTH_GAIN * share, rel=0.02)
+        # The outer corners keep to the inner ones.
+        beside = [landmarks[0, 78, 0] - landmarks[0, 61, 0] for landmarks in (seen, foretold)]
+        assert beside[1].item() == pytest.approx(beside[0].item(), abs=1e-4)
+
+
+def test_a_smile_gives_way_to_rounded_lips(face, transfer, monkeypatch):
+    def thickness(landmarks):
+        return (landmarks[0, 17, 1] - landmarks[0, 14, 1]).item()
+
+    smile = narrowed(face, -0.3)
+    at_rest = transfer(smile, face, face, foretold=True)
+    assert mouth_width(at_rest) == pytest.approx(mouth_width(smile), rel=1e-4)
+    rounded = narrowed(face, 0.075)
+    released = SMILE_RELEASE * (1 - RESTING_WIDTH / mouth_width(smile))
+    given_way = transfer(smile, rounded, face, foretold=True)
+    monkeypatch.setattr("avatarsync.expression_transfer.SMILE_RELEASE", 0.0)
+    kept = transfer(smile, rounded, face, foretold=True)
+    assert mouth_width(given_way) == pytest.approx((1 - released) * mouth_width(kept), rel=0.01)
+    assert thickness(given_way) == pytest.approx(thickness(kept) / (1 - released), rel=0.02)
+    # Mouths of the usual width have nothing to give.
+    monkeypatch.undo()
+    assert smile_release(torch.tensor(RESTING_WIDTH), torch.tensor(0.2)).item() == 0
 
 
 def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, transfer):

@@ -24,12 +24,11 @@ from ..errors import DatasetError
 from ..expression_transfer import ExpressionTransfer
 from ..image_processing_face import NOSE_TIP, NUM_LANDMARKS, pose_driven_matrix, warp_image
 from ..lip_edges import darken, lip_line
+from ..teeth_colour import skin_colour
 from ..warping import mesh_flow, soften, warp
 from .dataset import SPLITS, Rows, encode_image
 from .expressions import Expressions
 
-# Cheeks and chin sides: skin whose colour tells how the two faces are lit.
-SKIN_LANDMARKS = (50, 280, 205, 425, 151)
 EDGE_SOFTNESS = 0.006  # of the crop's side
 # The driver's mouth is filmed at few pixels and compressed; without more contrast its teeth are a grey smear.
 INTERIOR_CONTRAST = 1.35
@@ -37,7 +36,10 @@ INTERIOR_CONTRAST = 1.35
 SKIN_CHROMA = (1.207, 0.941, 0.852)
 TEETH_GREYNESS = 0.6
 # Teeth in portraits are 1.14 times as bright as skin, the driver's 0.78 times: video lights mouths badly.
-TEETH_BRIGHTENING = 0.55
+TEETH_BRIGHTENING = 0.4
+# Lips shade what is behind them by so much: its rim, within so much of the crop's side, and all of a mouth that is
+# hardly open. Without this, brightened teeth lay flat between the lips, and a mouth ajar was a grey smear.
+LIP_SHADE, SHADE_REACH = 0.45, 0.012
 # What a wide picture shows beyond the crop on every side, of the crop's side: all of the head, for the face aligner.
 WIDE_MARGIN = 3 / 8
 WIDE_QUALITY = 92  # of its JPEG
@@ -61,13 +63,6 @@ REENACTED_FEATURES = datasets.Features(
         "wide": datasets.Image(),
     }
 )
-
-
-def skin_colour(image: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
-    """Mean skin colour `(B, 3)` of pictures `(B, 3, H, H)` at landmarks `(B, 468, 2)` in pixels."""
-    places = landmarks[:, list(SKIN_LANDMARKS)].round().long().clamp(0, image.shape[-1] - 1)  # (B, 5, 2)
-    batch = torch.arange(len(image), device=image.device)[:, None]
-    return image[batch, :, places[..., 1], places[..., 0]].mean(1)
 
 
 def lit_like(
@@ -96,6 +91,12 @@ def lit_like(
     colour = (interior - grey) * (1 - TEETH_GREYNESS * bright)
     grey = level + INTERIOR_CONTRAST * (grey - level)
     return grey * (1 + TEETH_BRIGHTENING * bright) + colour
+
+
+def light_behind_lips(mouth: torch.Tensor, size: int) -> torch.Tensor:
+    """What lips leave of the light `(B, 1, H, W)` in mouths `(B, 1, H, W)`, 1 inside, of crops of `size` pixels."""
+    deep_inside = (2 * soften(mouth, SHADE_REACH * size) - 1).clamp_min(0)
+    return 1 - LIP_SHADE * (1 - deep_inside)
 
 
 def reenact(
@@ -133,6 +134,8 @@ def reenact(
     interior = warp(drivers, mouth_flow, mode="bicubic")
     own, other = skin_colour(portraits, before) + 1, skin_colour(drivers, driving) + 1
     interior = lit_like(interior, mouth, own, other, filmed)
+    if filmed:
+        interior = interior * light_behind_lips(mouth, size)
     # Well inside the portrait's own open mouth: its rim is lip as often as tooth.
     _, own_mouth = mesh_flow(before, before, side)
     teeth = (2 * soften(own_mouth, EDGE_SOFTNESS * size) - 1).clamp_min(0)

@@ -14,11 +14,13 @@ from avatarsync import AvatarSyncPipeline, face_mesh
 from avatarsync.data.dataset import Rows, load, save_splits
 from avatarsync.data.expressions import Expressions
 from avatarsync.data.reenactment import (
+    LIP_SHADE,
     REENACTED_FEATURES,
     DriverFrames,
     ReenactedRows,
     ReenactPortraits,
     doubts,
+    light_behind_lips,
     lit_like,
     reenact,
     wide_margin,
@@ -110,6 +112,15 @@ def test_a_drivers_coloured_light_does_not_colour_the_teeth():
     assert spread[0] < 3 and spread[1] < 25  # 108 as filmed
     dark = lit_like(white, mouth, skin * 0.4, skin)
     assert dark[0, :, 0, 0].mean() > 0.7 * plain[0, :, 0, 0].mean()
+
+
+def test_lips_shade_the_rim_of_a_mouth_and_all_of_one_that_is_hardly_open():
+    mouth = torch.zeros(1, 1, SIZE, SIZE)
+    mouth[..., 56:72, 40:88] = 1
+    light = light_behind_lips(mouth, SIZE)[0, 0, :, 64]
+    assert light[64] > 0.98 and light[56] < 0.75 and (light[56:64].diff() >= 0).all()
+    mouth[..., 59:, :] = 0  # a slit of three pixels
+    assert light_behind_lips(mouth, SIZE)[mouth > 0].max() < 1 - 0.6 * LIP_SHADE
 
 
 def test_driver_frames_depend_on_seed_portrait_and_number_alone(face_dataset):

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from avatarsync.face_mesh import neutral_landmarks
+from avatarsync.teeth_colour import (
+    OWN_TOLERANCE,
+    SEEN_PIXELS,
+    SKIN_POWER,
+    SKIN_TOLERANCE,
+    greenest_teeth,
+    limit_green,
+    skin_colour,
+)
+
+SIZE = 64
+SKIN, TEETH = torch.tensor([200.0, 150.0, 130.0]), torch.tensor([180.0, 176.0, 150.0])
+
+
+@pytest.fixture
+def landmarks():
+    return neutral_landmarks()[None] * SIZE
+
+
+def face(skin=SKIN, teeth=None, side=8):
+    """A face of one colour `(1, 3, H, H)` with a mouth whose upper half is teeth, and where the mouth is."""
+    image = skin.view(1, 3, 1, 1).expand(1, 3, SIZE, SIZE).clone()
+    mouth = torch.zeros(1, 1, SIZE, SIZE)
+    if teeth is not None:
+        mouth[..., 40 : 40 + side, 28 : 28 + side] = 1
+        image[..., 40 : 40 + side, 28 : 28 + side] = torch.tensor([60.0, 20.0, 20.0]).view(3, 1, 1)
+        image[..., 40 : 40 + side // 2, 28 : 28 + side] = teeth.view(3, 1, 1)
+    return image, mouth
+
+
+def test_skin_tells_of_teeth_that_are_hidden(landmarks):
+    image, mouth = face()
+    torch.testing.assert_close(skin_colour(image, landmarks), SKIN[None])
+    assert greenest_teeth(image, landmarks, mouth).item() == pytest.approx(SKIN_TOLERANCE * 0.75**SKIN_POWER)
+    grey, _ = face(torch.full((3,), 120.0))
+    assert greenest_teeth(grey, landmarks, mouth).item() == pytest.approx(SKIN_TOLERANCE)
+
+
+def test_teeth_that_are_seen_tell_more(landmarks):
+    image, mouth = face(teeth=TEETH)
+    assert greenest_teeth(image, landmarks, mouth).item() == pytest.approx(OWN_TOLERANCE * 176 / 180)
+    few, slit = face(teeth=TEETH, side=4)
+    assert 0 < slit.sum() / 2 <= SEEN_PIXELS
+    assert greenest_teeth(few, landmarks, slit).item() == pytest.approx(SKIN_TOLERANCE * 0.75**SKIN_POWER)
+
+
+def test_a_mouth_without_teeth_does_not_redden_them(landmarks):
+    image, mouth = face(teeth=torch.tensor([150.0, 60.0, 60.0]))
+    assert greenest_teeth(image, landmarks, mouth).item() == pytest.approx(0.75**SKIN_POWER)
+
+
+def test_green_is_limited_and_nothing_else_changes():
+    torch.manual_seed(0)
+    colours, most = torch.rand(2, 3, 8, 8), torch.tensor([0.9, 1.1])
+    limited = limit_green(colours, most)
+    red, green, blue = limited.unbind(1)
+    assert (green <= most[:, None, None] * red + 1e-6).all()
+    assert torch.equal(blue, colours[:, 2])
+    torch.testing.assert_close(red + green, colours[:, 0] + colours[:, 1])
+    unharmed = colours[:, 1] <= most[:, None, None] * colours[:, 0]
+    assert unharmed.any() and (~unharmed).any()
+    assert torch.equal(limited.movedim(1, -1)[unharmed], colours.movedim(1, -1)[unharmed])

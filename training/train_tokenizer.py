@@ -11,7 +11,8 @@ Phase `expression` trains encoder, quantizer and expression decoder by the landm
 known to have (cheap: no pixels are drawn). Phase `encoder` goes on with the encoder alone, beside another picture of
 the same person and mostly on portraits; what codes mean stays, and with it every keyframe generator. Phase `paint`
 trains the painter alone, at the true landmarks. Phase `joint` trains encoder and painter by the pixels that the codes
-lead to, through transfer, mesh and warp, beside the losses of phase `encoder`; here, too, what codes mean stays. DATA
+lead to, through transfer, mesh and warp, beside the losses of phase `encoder`; here, too, what codes mean stays. Which
+codes an encoder finds does not, and a keyframe generator has learned those: once there is one, `--keep_encoder`. DATA
 is what `prepare_data.py` and `reenact_portraits.py` wrote.
 
 Measured on two cores of an AMD EPYC with AVX512-BF16, --mixed_precision bf16, batches of 32: see training/README.md.
@@ -75,11 +76,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--perceptual", help="network of phase paint's or joint's perceptual loss: st-lpips-alexnet …")
     parser.add_argument("--perceptual_weight", type=float, default=1.0)
     parser.add_argument("--pixel_weight", type=float, default=10.0, help="of the pixels' loss in phase joint")
+    parser.add_argument(
+        "--keep_encoder", action="store_true", help="phase joint trains the painter alone: a generator knows the codes"
+    )
     parser.add_argument("--continuous_share", type=float, default=0.5, help="of phase expression, before quantising")
     args = parser.parse_args(argv)
     before = {"encoder": "expression", "paint": "expression", "joint": "paint"}.get(args.phase)
     if args.perceptual and args.phase not in ("paint", "joint"):
         raise InvalidArgumentError("--perceptual belongs to --phase paint or joint: the others draw no pictures")
+    if args.keep_encoder and args.phase != "joint":
+        raise InvalidArgumentError("--keep_encoder belongs to --phase joint: of the others each trains what it says")
     if before and args.init_from is None:
         raise InvalidArgumentError(f"--phase {args.phase} goes on: --init_from the folder of phase {before}")
     return args
@@ -204,7 +210,8 @@ def main(argv: list[str] | None = None) -> None:
     model = build_model(args, data.settings["crop_size"])
     paint, joint = args.phase == "paint", args.phase == "joint"
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(TRAINED[args.phase]))
+        kept = args.keep_encoder and name.startswith("encoder.")
+        parameter.requires_grad_(name.startswith(TRAINED[args.phase]) and not kept)
     perceptual = load_perceptual(args.perceptual).to(accelerator.device) if args.perceptual else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.98))

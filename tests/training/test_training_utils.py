@@ -171,12 +171,19 @@ def test_phase_two_adds_named_losses_and_interpolation_trains_on_predictions(dat
     assert not equal(tmp_path / "three" / "model.safetensors", keyframes / "model.safetensors")
 
 
-def test_phase_joint_leaves_what_codes_mean(data, codes, tmp_path):
+@pytest.mark.parametrize(("options", "trained"), [([], {"encoder", "painter"}), (["--keep_encoder"], {"painter"})])
+def test_phase_joint_leaves_what_codes_mean(data, codes, tmp_path, options, trained):
     train_tokenizer.main(["--data", str(data), "--out", str(tmp_path / "run"), "--phase", "joint", "--init_from",
-                          str(codes), "--portrait_share", "0", *LOOP])  # fmt: skip
+                          str(codes), "--portrait_share", "0", *options, *LOOP])  # fmt: skip
     before, after = (load_file(folder / "model.safetensors") for folder in (codes, tmp_path / "run"))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"encoder", "painter"}
+    assert changed == trained
+
+
+def test_only_phase_joint_can_keep_the_encoder(data, codes, tmp_path):
+    with pytest.raises(InvalidArgumentError, match="belongs to --phase joint"):
+        train_tokenizer.main(["--data", str(data), "--out", str(tmp_path / "run"), "--phase", "encoder",
+                              "--init_from", str(codes), "--keep_encoder", *LOOP])  # fmt: skip
 
 
 @pytest.mark.parametrize("quantizer", ["lfq", "vq"])

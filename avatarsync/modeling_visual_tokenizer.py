@@ -310,7 +310,8 @@ class VisualTokenizerModel(PreTrainedModel):
             difference, opacity, shading = self.painter(inputs.to(codes.dtype), codes)
         opacity = opacity.to(moved.dtype)
         greenest = greenest_teeth(reference.pixels + 1, reference.landmarks * size, reference.mouth)
-        paint = limit_green(inputs[:, :3] + difference.to(moved.dtype) + 1, greenest) - 1
+        below = inputs[:, :3] + 1
+        paint = limit_green(below + difference.to(moved.dtype), below, greenest) - 1
         fine_mask = (1.5 * soften(own_mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
         painted = inputs[:, :3] + shrink(fine_mask, detail) * opacity * (paint - inputs[:, :3])
         line = lip_line(reference.landmarks, landmarks, cells)

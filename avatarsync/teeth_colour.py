@@ -32,22 +32,28 @@ def greenest_teeth(image: torch.Tensor, landmarks: torch.Tensor, mouth: torch.Te
         mouth: `(B, 1, H, H)`, 1 inside the face's own inner lips.
     """
 
-    def green_over_red(colours: torch.Tensor) -> torch.Tensor:
-        return colours[:, 1] / colours[:, 0].clamp_min(1e-3)
-
-    skin = SKIN_TOLERANCE * green_over_red(skin_colour(image, landmarks)).clamp_min(1e-3) ** SKIN_POWER
+    skin = SKIN_TOLERANCE * _green_over_red(skin_colour(image, landmarks)).clamp_min(1e-3) ** SKIN_POWER
     grey = image.mean(1, keepdim=True)
     level = (grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1e-3)
     bright = mouth * (grey > level)  # teeth are what is bright in a mouth
-    own = OWN_TOLERANCE * green_over_red((image * bright).sum((2, 3)))
+    own = OWN_TOLERANCE * _green_over_red((image * bright).sum((2, 3)))
     # A mouth without teeth is red, and says nothing of them.
     typical = skin / SKIN_TOLERANCE
     return torch.where(bright.sum((1, 2, 3)) > SEEN_PIXELS, torch.maximum(own, typical), skin)
 
 
-def limit_green(colours: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
-    """Colours `(B, 3, H, W)`, black is 0, with green over red at most `most` `(B,)`; red gains what green loses."""
-    most = most[:, None, None, None]
-    red, green, blue = colours.split(1, 1)
+def limit_green(paint: torch.Tensor, below: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
+    """Paint `(B, 3, H, W)`, black is 0, with green over red at most `most` `(B,)`; red gains what green loses.
+
+    Args:
+        below: `(B, 3, H, W)`, what is painted over: paint may be as green as that.
+    """
+    most = torch.maximum(most[:, None, None, None], _green_over_red(below)[:, None])
+    red, green, blue = paint.split(1, 1)
     excess = (green - most * red).clamp_min(0) / (1 + most)
     return torch.cat([red + excess, green - excess, blue], 1)
+
+
+def _green_over_red(colours: torch.Tensor) -> torch.Tensor:
+    """Of colours `(B, 3, …)`: `(B, …)`."""
+    return colours[:, 1] / colours[:, 0].clamp_min(1e-3)

@@ -55,12 +55,20 @@ def test_a_mouth_without_teeth_does_not_redden_them(landmarks):
 
 def test_green_is_limited_and_nothing_else_changes():
     torch.manual_seed(0)
-    colours, most = torch.rand(2, 3, 8, 8), torch.tensor([0.9, 1.1])
-    limited = limit_green(colours, most)
+    paint, most = torch.rand(2, 3, 8, 8), torch.tensor([0.9, 1.1])
+    limited = limit_green(paint, torch.zeros_like(paint), most)
     red, green, blue = limited.unbind(1)
     assert (green <= most[:, None, None] * red + 1e-6).all()
-    assert torch.equal(blue, colours[:, 2])
-    torch.testing.assert_close(red + green, colours[:, 0] + colours[:, 1])
-    unharmed = colours[:, 1] <= most[:, None, None] * colours[:, 0]
+    assert torch.equal(blue, paint[:, 2])
+    torch.testing.assert_close(red + green, paint[:, 0] + paint[:, 1])
+    unharmed = paint[:, 1] <= most[:, None, None] * paint[:, 0]
     assert unharmed.any() and (~unharmed).any()
-    assert torch.equal(limited.movedim(1, -1)[unharmed], colours.movedim(1, -1)[unharmed])
+    assert torch.equal(limited.movedim(1, -1)[unharmed], paint.movedim(1, -1)[unharmed])
+
+
+def test_paint_may_be_as_green_as_what_it_covers():
+    below = torch.tensor([100.0, 130.0, 100.0]).view(1, 3, 1, 1)
+    most = torch.tensor([0.9])
+    torch.testing.assert_close(limit_green(0.5 * below, below, most), 0.5 * below)
+    greener = limit_green(below * torch.tensor([1.0, 1.5, 1.0]).view(1, 3, 1, 1), below, most)
+    assert (greener[:, 1] / greener[:, 0]).item() == pytest.approx(1.3)

@@ -305,7 +305,7 @@ def test_a_few_steps_at_one_picture_lower_the_loss(data, tmp_path, monkeypatch):
     """Training trains: the same batch over and over is learned."""
     first = LandmarkBatches.__getitem__
     monkeypatch.setattr(LandmarkBatches, "__getitem__", lambda self, index: first(self, 0))
-    train(data, tmp_path / "run", "landmarks", "--max_train_steps", "12", "--warmup_steps", "0", "--log_steps", "1",
+    train(data, tmp_path / "run", "landmarks", "--max_train_steps", "16", "--warmup_steps", "0", "--log_steps", "1",
           "--eval_steps", "100", "--checkpoint_steps", "100")  # fmt: skip
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     losses = [entry["landmark_loss"] for entry in map(json.loads, lines) if "landmark_loss" in entry]

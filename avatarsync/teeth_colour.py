@@ -31,7 +31,6 @@ def greenest_teeth(image: torch.Tensor, landmarks: torch.Tensor, mouth: torch.Te
         landmarks: `(B, 468, 2)` in pixels.
         mouth: `(B, 1, H, H)`, 1 inside the face's own inner lips.
     """
-
     skin = SKIN_TOLERANCE * _green_over_red(skin_colour(image, landmarks)).clamp_min(1e-3) ** SKIN_POWER
     grey = image.mean(1, keepdim=True)
     level = (grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1e-3)

@@ -1,7 +1,7 @@
 """What colour teeth may have in a portrait's light.
 
-The painter learned most of what is inside a mouth from one man's teeth and now and then draws them greenish. Teeth are
-never greener than the light: as far as the portrait's own ones are, or, where it hides them, as its skin tells.
+The painter learned most of what is inside a mouth from one man's teeth and now and then draws them greenish. They may
+be as green as the portrait's own teeth, or, where it hides them, as teeth usually are beside skin of its colour.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch
 # Cheeks and chin sides: skin whose colour tells how a face is lit.
 SKIN_LANDMARKS = (50, 280, 205, 425, 151)
 # Green over red of the teeth of 909 official portraits: that of their skin to this power, with a standard deviation of
-# a factor of 1.09. Skin is redder than the light, and more so the less there is of it.
+# a factor of 1.09.
 SKIN_POWER = 0.45
 OWN_TOLERANCE, SKIN_TOLERANCE = 1.02, 1.05
 SEEN_PIXELS = 12  # bright pixels of a mouth from which on its own teeth count as seen

@@ -119,7 +119,7 @@ class KeyframeGeneratorConfig(PreTrainedConfig):
     dropout: float = 0.1
     attention_mode: AttentionMode = "window"
     past_units: int = 2
-    future_units: int = 1
+    future_units: int = 2
     frame_context: Literal["none", "previous"] = "none"
     num_duration_bins: int = 32
     min_duration: float = 0.02

@@ -65,7 +65,7 @@ PICTURE_INPUTS = (
 )
 FRAME_INPUTS = ("frame_left", "frame_right", "frame_time", "frame_interval", "frame_expressions")
 SHOWN_CLIPS, SHOWN_KEYFRAMES = 4, 10
-REACH, WINDOW = ("past_units", "future_units"), 2
+REACH = ("past_units", "future_units")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -109,6 +109,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> KeyframeGeneratorModel:
     wanted = {"codebook_size": tokenizer.config.codebook_size, "num_tokens": tokenizer.config.num_tokens}
+    reach = {name: getattr(args, name) for name in REACH if getattr(args, name) is not None}
     if args.init_from is not None:
         model = load_trained(KeyframeGeneratorModel, args.init_from)
         for name, value in wanted.items():
@@ -116,14 +117,12 @@ def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> Ke
                 raise CheckpointError(
                     f"{args.init_from} has {name} {getattr(model.config, name)}, the tokenizer {value}: give its own"
                 )
-        reach = {name: getattr(args, name) for name in REACH if getattr(args, name) is not None}
         if reach and model.config.attention_mode == "window":
             config = KeyframeGeneratorConfig(**(model.config.to_dict() | reach))
             widened = KeyframeGeneratorModel(config)
             widened.load_state_dict(model.state_dict())
             return widened
         return model
-    reach = {name: WINDOW if getattr(args, name) is None else getattr(args, name) for name in REACH}
     attention = {"attention_mode": args.attention_mode} | reach
     return KeyframeGeneratorModel(KeyframeGeneratorConfig(**(wanted | attention | sizes(args))))
 

@@ -100,13 +100,13 @@ def measure_clip(
     curves = {}
     figures: dict[str, float] = {"frames": count}
     for measure, function in (("opening", inner_lip_gap), ("width", mouth_width)):
-        pair = function(track.smooth), function(real_track.smooth)
+        pair = function(landmarks), function(real_landmarks)
         curves |= {f"generated_{measure}": pair[0], f"real_{measure}": pair[1]}
-        exact = function(landmarks), function(real_landmarks)
-        figures[f"{measure}_r_exact"] = pearson(*exact)
-        figures[f"{measure}_lag_exact"] = best_lag(*exact, max_lag=MAX_LAG)
         figures[f"{measure}_r"] = pearson(*pair)
         figures[f"{measure}_lag"] = best_lag(*pair, max_lag=MAX_LAG)
+        smooth = function(track.smooth), function(real_track.smooth)
+        figures[f"{measure}_r_smooth"] = pearson(*smooth)
+        figures[f"{measure}_lag_smooth"] = best_lag(*smooth, max_lag=MAX_LAG)
         figures[f"{measure}_gain"] = gain(*pair)
     figures |= _mouth_fidelity(generated, real, real_landmarks, lpips)
     still = _mouth_fidelity(still_video.frames[:count], *hold_head_still(real, real_landmarks), lpips)

@@ -67,11 +67,11 @@ def clip_rows(clips: list[ClipResult], goals: Goals) -> list[Row]:
     for measure, name, goal in (("opening", "lip opening", goals.opening_r), ("width", "mouth width", goals.width_r)):
         r = figures(f"{measure}_r")
         beside = f"clips {r.min():.2f} … {r.max():.2f}; gain {mean(f'{measure}_gain'):.2f}; "
-        beside += f"unsmoothed {mean(f'{measure}_r_exact'):.3f}"
+        beside += f"smoothed {mean(f'{measure}_r_smooth'):.3f}"
         rows.append(Row(f"{name}, Pearson r", float(r.mean()), ".3f", goal, beside=beside, cases=count))
         lags = figures(f"{measure}_lag")
-        within, exactly = (float(np.mean(np.abs(figures(f"{measure}_{lag}")) <= 1)) for lag in ("lag", "lag_exact"))
-        beside = f"mean {lags.mean():+.1f} frames, median {np.median(lags):+.0f}; unsmoothed {exactly:.0%}"
+        within, smooth = (float(np.mean(np.abs(figures(f"{measure}_{lag}")) <= 1)) for lag in ("lag", "lag_smooth"))
+        beside = f"mean {lags.mean():+.1f} frames, median {np.median(lags):+.0f}; smoothed {smooth:.0%}"
         rows.append(Row(f"{name}, best lag within ±1 frame", within, ".0%", 0.90, beside=beside, cases=count))
     rows += closure_rows(
         "clips",

@@ -117,11 +117,17 @@ def measure(
     return Result({name: float(np.mean(values)) for name, values in figures.items()}, drawn)
 
 
-def decode(model: AvatarSyncModel, codes: torch.Tensor, reference: Reference) -> tuple[np.ndarray, torch.Tensor]:
-    """Pictures `(T, S, S, 3)` uint8 and landmarks `(T, 468, 2)` of codes `(T, K, D)` on one reference."""
+def decode(
+    model: AvatarSyncModel, codes: torch.Tensor, reference: Reference, foretold: bool = False
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Pictures `(T, S, S, 3)` uint8 and landmarks `(T, 468, 2)` of codes `(T, K, D)` on one reference.
+
+    Args:
+        foretold: the codes are foretold from speech, see `ExpressionTransfer.forward`.
+    """
     pictures, landmarks = [], []
     for part in codes.split(32):
-        decoded = model.visual_tokenizer.decode(part, reference.expand(len(part)))
+        decoded = model.visual_tokenizer.decode(part, reference.expand(len(part)), foretold=foretold)
         pixels = ((decoded.pixels + 1) * 127.5).round().clamp(0, 255).byte()
         pictures.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
         landmarks.append(decoded.landmarks.cpu())
@@ -133,7 +139,7 @@ def speak(model: AvatarSyncModel, clip: Clip, reference: Reference) -> tuple[np.
     units = clip.unit_ids.to(model.device), clip.durations.to(model.device)
     times = np.arange(len(clip.codes)) / clip.fps
     codes = list(model.generate_codes(*units, clip.keyframes, times, reference))
-    return decode(model, torch.cat(codes), reference)
+    return decode(model, torch.cat(codes), reference, foretold=True)
 
 
 def table(base: dict[str, float], adapted: dict[str, float]) -> Iterator[str]:

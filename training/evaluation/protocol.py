@@ -53,9 +53,9 @@ def describe(
         )
         protocol["lips"] = (
             "distances 13-14 and 61-291 in units of the distance of the eye centres, in each frame; landmarks of each "
-            "frame for itself, as for all measures (MediaPipe's image mode; smoothed: its video mode, which delays); r "
-            f"over all frames of a clip, then mean over clips; best of lags -{MAX_LAG} … {MAX_LAG}, positive: generated "
-            "is late; gain: ratio of standard deviations"
+            "frame for itself, as for all measures (MediaPipe's image mode; smoothed: its video mode, which delays); "
+            f"r over all frames of a clip, then mean over clips; best of lags -{MAX_LAG} … {MAX_LAG}, positive: "
+            "generated is late; gain: ratio of standard deviations"
         )
         protocol["mouth region"] = (
             f"bounding box of the outer lips, real landmarks, wider by {MOUTH_MARGIN:.0%} of its width on all sides, "

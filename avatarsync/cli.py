@@ -19,7 +19,7 @@ DEMO_TEXT = "Hello, it is good to see you. A moment ago I was only a picture."
 DESCRIPTION = """\
 Make a portrait speak: a picture and a text, or a voice, become a video.
 
-Give pictures and voices only of people who agreed to it. Every file says in its metadata that it is synthetic."""
+Give pictures and voices only of people who agreed to it. Every video says in its metadata that it is synthetic."""
 
 EXAMPLES = """\
 examples:

@@ -1,4 +1,4 @@
-"""Layers of FaceAlignerModel: its two convolutional networks and the units that they are built from.
+"""Layers of FaceAlignerModel: its two kinds of convolutional network and the units that they are built from.
 
 B pictures, D = `detector_size`, L = `landmark_size`, G = D / 8 cells a side, w = a network's width.
 """
@@ -80,7 +80,7 @@ class FaceDetector(nn.Module):
 
 
 class LandmarkRegressor(nn.Module):
-    """`(B, 3, L, L)` in -1…1 → landmarks `(B, 468, 2)` in pixels of the crop and presence logits `(B,)`.
+    """`(B, 3, L, L)` in -1…1 → N landmarks `(B, N, 2)` in pixels of the crop and presence logits `(B,)`.
 
     Each landmark is the mean of its softmax heatmap at stride 4. A regression from pooled features would be cheaper
     but has to learn every place anew; heatmaps move with the picture and so learn more from few faces.

@@ -1,4 +1,4 @@
-"""A small expert for whether lips and sound belong together: SyncNet's two towers, a hundred times smaller.
+"""A small expert for whether lips and sound belong together: SyncNet's two towers, forty times smaller.
 
 It stands in for SyncNet (Sync-C and Sync-D, section Evaluation Metrics) where its weights are not at hand, on a scale
 of its own. `training/train_sync_expert.py` trains it.

@@ -1,8 +1,8 @@
 """Rendering at the picture's own resolution.
 
 The decoder works on a crop of S pixels; here its flow and mask are looked up for every pixel of the original picture
-that may move, and applied to the original pixels. Only the painted mouth interior has the crop's resolution. Whatever
-does not move is copied: outside the moved region the output equals the input bit for bit.
+that may move, and applied to the original pixels. Only the painted mouth interior and the shading have the crop's
+resolution. Whatever does not move is copied: outside the moved region the output equals the input bit for bit.
 
 What takes the time is fetching pixels: bicubic interpolation reads sixteen for every one it draws. The portrait is
 therefore enlarged once, bicubically, and read bilinearly, in strips of rows that stay in the processor's cache while
@@ -166,7 +166,7 @@ class FaceRenderer:
         self.pixels = pixels + 0.5  # (1, 3, h·n, w·n): cutting decimals off rounds
 
     def _cut_into_strips(self, moves, grid, shifts, device) -> list[Strip]:
-        """What `moves` `(h, w)`, with its `grid` `(h, w, 2)` and the head's `shifts` `(3, h, w, 2)` or None."""
+        """What `moves` `(h, w)`, with its `grid` `(h, w, 2)` and the head's `shifts` `(4, h, w, 2)` or None."""
         height, width = moves.shape
         step = height
         if device.type == "cpu":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From raw folders to a model that `from_pretrained` reads: every stage in order. This is how the bundled weights are made.
+# From raw folders to a model that `from_pretrained` reads: every stage in order. This is how the bundled weights are made,
+# but for what MODEL_CARD.md tells of their last trainings.
 #
 #   training/run_all.sh --videos VIDEOS --portraits PORTRAITS --out OUT
 #   training/run_all.sh --toy OUT          # two drawn speakers and a few steps of each stage: does everything run?

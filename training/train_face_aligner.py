@@ -1,4 +1,4 @@
-"""Train `FaceAlignerModel`: distil the labels' landmarks into a small detector and a small landmark regressor.
+"""Train `FaceAlignerModel`: distil the labels' landmarks into a small detector and two small regressors.
 
     python training/train_face_aligner.py --data DATA --out DETECTOR --head detector --max_train_steps 3000
     python training/train_face_aligner.py --data DATA --out LANDMARKS --head landmarks --init_from DETECTOR

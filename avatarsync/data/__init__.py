@@ -1,1 +1,1 @@
-"""Data transforms that training shares with tests."""
+"""The dataset on disk, and the transforms that training, adapters and tests share."""

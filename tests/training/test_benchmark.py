@@ -4,11 +4,13 @@ import json
 
 import benchmark
 import pytest
+from benchmarking import ours
 from benchmarking.denoiser import SYSTEMS, denoiser
 from benchmarking.ours import fit_line
 from benchmarking.report import markdown
 from benchmarking.setting import TEXT, Setting, first_phonemes, first_seconds, portrait
 
+from avatarsync import AvatarSyncPipeline
 from avatarsync.phonemes import speak
 
 TINY_UNET = {
@@ -38,6 +40,14 @@ def test_speech_is_cut_to_phonemes_and_seconds():
         assert sum(p.symbol != "sil" for p in part.track) == count
         assert part.duration == pytest.approx(part.track[-1].end, abs=1e-3)
     assert first_seconds(speech, 1.0).duration == pytest.approx(1.0, abs=1e-3)
+
+
+def test_each_stage_is_timed(monkeypatch):
+    monkeypatch.setattr(ours, "TEXT", "Map.")
+    out = ours.stages(Setting(AvatarSyncPipeline.from_pretrained(), portrait(200), 200, "10", runs=1, threads=2))
+    assert 0.3 < out["seconds_of_video"] < 2 and len(out["stages"]) == 8
+    for name in ("text to phonemes and sound", "face alignment", "keyframes", "motion and painting", "encoding"):
+        assert out["stages"][name]["wall"] > 0
 
 
 def test_a_short_run_writes_the_whole_report(tmp_path, capsys):

@@ -118,7 +118,7 @@ def stages(setting: Setting) -> dict:
         return torch.cat(list(talk.model.generate_codes(*units, schedule.keyframe_times, times, renderer.reference)))
 
     codes = timed("keyframes and interpolation", all_codes).split(BATCH)
-    openness, poses = torch.ones(BATCH), torch.full((BATCH, 3), 0.003)
+    openness, poses = torch.ones(BATCH), torch.full((BATCH, 4), 0.003)
 
     @torch.inference_mode()
     def paint() -> None:
@@ -165,10 +165,10 @@ def latency(setting: Setting) -> dict:
     return out
 
 
-def sizes(setting: Setting, sides: tuple[int, ...]) -> dict:
+def sizes(setting: Setting, sides: tuple[int, ...], image: Path | None) -> dict:
     """Ratio to the video's length by the portrait's side in pixels."""
     speech = first_seconds(setting.talk.speak(TEXT), 3.0)
-    return {str(side): ratio_of(setting, portrait(side), speech) for side in sides}
+    return {str(side): ratio_of(setting, portrait(side, image), speech) for side in sides}
 
 
 def threads(setting: Setting) -> dict:
@@ -216,13 +216,15 @@ def pictures(setting: Setting) -> dict:
     return out
 
 
-def memory(setting: Setting) -> dict:
+def memory(setting: Setting, model: str | None, image: Path | None) -> dict:
     """Peak memory of a process over its imports, by the length of what is said, each in a process of its own."""
     out = {}
     for seconds in MEMORY_SECONDS:
         script = Path(__file__).resolve().parents[1] / "benchmark.py"
         words = [sys.executable, str(script), "--memory_of", str(seconds), "--size", str(setting.size)]
         words += ["--fps", MEMORY_FPS, "--threads", str(setting.threads)]
+        for name, value in (("--model", model), ("--image", image)):
+            words += [] if value is None else [name, str(value)]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         out[str(seconds)] = json.loads(done.stdout.splitlines()[-1])
     first, last = (out[str(seconds)]["over_imports"] for seconds in MEMORY_SECONDS)

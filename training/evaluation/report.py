@@ -1,4 +1,4 @@
-"""The table on screen and on disk: table.md, table.json, per_clip.csv, curves.png."""
+"""The table on screen and on disk: table.md, table.json, per_clip.csv, per_portrait.csv, curves.png."""
 
 import csv
 import json

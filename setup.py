@@ -48,7 +48,15 @@ extras = {
     # Speech recognisers from the Hub whose tokenizers phonemise text ask for this GPL-3 package.
     "align": ["phonemizer>=3.3"],
     "cuda": ["mamba-ssm>=2.2.4"],
-    "test": [*training, *evaluation, "pytest>=8.0", "ruff>=0.9", "selenium>=4.20", "setuptools>=77"],
+    "test": [
+        *training,
+        *evaluation,
+        "pytest>=8.0",
+        "pytest-xdist>=3.5",
+        "ruff>=0.9",
+        "selenium>=4.20",
+        "setuptools>=77",
+    ],
 }
 
 setup(

@@ -34,6 +34,7 @@ def solo_threads(device: torch.device, most: int) -> Iterator[ThreadPoolExecutor
         torch.set_num_threads(threads)
         yield pool
     finally:
+        started.abort()  # Ctrl-C may come before all have been asked to wait: nobody else lets the others go
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -1,6 +1,7 @@
 """Threads in which PyTorch computes by itself."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -50,6 +51,30 @@ def test_as_many_as_pytorch_may_use_and_no_more_than_asked_for(two_threads):
         with solo_threads(CPU, most) as pool:
             found = meet(pool, count)
         assert len(found) == count and {threads for _, threads in found} == {1}
+
+
+def test_an_interrupt_while_threads_start_leaves_none_waiting(two_threads, monkeypatch):
+    """Ctrl-C between the first thread's start and the second's: the first must not wait for ever."""
+    submit, started, ended = ThreadPoolExecutor.submit, [], []
+
+    def interrupted(pool, *task):
+        if started:
+            raise KeyboardInterrupt
+        started.append(submit(pool, *task))
+        return started[0]
+
+    def enter():
+        try:
+            with solo_threads(CPU, 2):
+                raise AssertionError("it was interrupted")
+        except KeyboardInterrupt:
+            ended.append(True)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    thread = threading.Thread(target=enter, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert ended and isinstance(started[0].exception(), threading.BrokenBarrierError)
 
 
 def test_arguments_and_errors_get_through(two_threads):

@@ -11,13 +11,13 @@ OPEN_WEIGHT = 4.0
 
 
 def _lips(expressions: torch.Tensor) -> torch.Tensor:
-    """Inner-lip gap, and widths of the outer and the inner lips, `(N, 3)` of expressions `(N, 468, 2)`."""
+    """Inner-lip gap and mouth width `(N, 2)` of expressions `(N, 468, 2)`."""
     gap = (expressions[:, 14] - expressions[:, 13]).norm(dim=-1)
-    return torch.cat([gap[:, None], mouth_widths(expressions)], -1)
+    return torch.stack([gap, mouth_widths(expressions)[:, 0]], -1)
 
 
 class UnexplainedExpression:
-    """Squared errors of all landmarks, of the lip gap and of both lips' widths, each over its variance (1 - R²).
+    """Squared errors of all landmarks, of the lip gap and of the mouth's width, each over its variance (1 - R²).
 
     Args:
         tokenizer: whose codes they are; frozen.
@@ -36,7 +36,7 @@ class UnexplainedExpression:
         return self.tokenizer.quantizer.expected_codes_factorised(logits.float())
 
     def __call__(self, codes: torch.Tensor, wanted: torch.Tensor, shut: torch.Tensor) -> torch.Tensor:
-        """The sum of the four shares.
+        """The sum of the three shares.
 
         Args:
             codes: `(N, K, D)`, mean codes of keyframes or of frames between them.
@@ -45,7 +45,7 @@ class UnexplainedExpression:
         """
         found = self.tokenizer.expression(codes)
         landmarks = ((found - wanted).square() * self.weights).mean() / self.variance
-        error = _lips(found) - _lips(wanted)  # (N, 3): gap, widths
+        error = _lips(found) - _lips(wanted)  # (N, 2): gap, width
         weight = torch.ones_like(error)
         weight[:, 0] = torch.where(shut & (error[:, 0] > 0), OPEN_WEIGHT, 1.0)
         lips = (error.square() * weight).mean(0) / self.lip_variance

@@ -1,9 +1,16 @@
 """What tests of several folders share."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+# Processes that test beside each other share the cores, and so do those that they start: PyTorch's threads spin while
+# they wait, and twice as many of them as cores take twice the time. Before anything imports torch.
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+if workers > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # helpers that are no tests
 

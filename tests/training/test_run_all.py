@@ -27,7 +27,7 @@ STAGES = (
 def run_all(*options):
     # The scripts of this interpreter's environment come first, as in an activated one.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "PATH": path}
     return subprocess.run([RUN_ALL, *map(str, options)], capture_output=True, text=True, env=environment, timeout=1500)
 
 

@@ -1,7 +1,7 @@
 """Configurations of the AvatarSync models: one per stage, and the composite that holds them.
 
-`AvatarSyncConfig()` is the `embedded` preset: the sizes of the bundled weights (whose attention window
-is wider: 3 units to both sides), meant for CPUs.
+`AvatarSyncConfig()` is the `embedded` preset: the sizes of the bundled weights, meant for CPUs. Their attention
+window is wider, 3 units to both sides.
 `AvatarSyncConfig.full()` is the `full` preset: more tokens and wider models, meant for GPUs.
 """
 

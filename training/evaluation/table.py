@@ -69,10 +69,12 @@ def clip_rows(clips: list[ClipResult], goals: Goals) -> list[Row]:
         beside = f"clips {r.min():.2f} … {r.max():.2f}; gain {mean(f'{measure}_gain'):.2f}; "
         beside += f"smoothed {mean(f'{measure}_r_smooth'):.3f}"
         rows.append(Row(f"{name}, Pearson r", float(r.mean()), ".3f", goal, beside=beside, cases=count))
-        lags = figures(f"{measure}_lag")
-        within, smooth = (float(np.mean(np.abs(figures(f"{measure}_{lag}")) <= 1)) for lag in ("lag", "lag_smooth"))
-        beside = f"mean {lags.mean():+.1f} frames, median {np.median(lags):+.0f}; smoothed {smooth:.0%}"
-        rows.append(Row(f"{name}, best lag within ±1 frame", within, ".0%", 0.90, beside=beside, cases=count))
+        for lag, landmarks in (("lag", ""), ("lag_smooth", ", smoothed")):
+            lags = figures(f"{measure}_{lag}")
+            within = float(np.mean(np.abs(lags) <= 1))
+            beside = f"mean {lags.mean():+.1f} frames, median {np.median(lags):+.0f}"
+            row = Row(f"{name}, best lag within ±1 frame{landmarks}", within, ".0%", 0.90, beside=beside, cases=count)
+            rows.append(row)
     rows += closure_rows(
         "clips",
         [clip.generated for clip in clips],

@@ -9,7 +9,8 @@ expression R. Going to expression D then means, in fractions of the crop's side:
 - the lips' thickness stays the reference's own and changes as from R to D; lips of a smile that shuts are pressed;
 - where D is foretold from speech, both halves do the same, corners move farther than D says, and smiles give way to
   rounding (`ExpressionTransfer.forward`);
-- eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye;
+- eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye, and stay as they are
+  where D is foretold;
 - the line of the jaw goes down with the chin;
 - everything else moves by D - R, fading out above the eyes and towards the ears, and follows the lips where it lies
   near them.
@@ -49,8 +50,8 @@ MIN_RESTING_OPENNESS = 0.6  # a reference's eye counts as at least this open, re
 LIP_PULL_REACH = 0.10  # how far the lips pull the skin along
 LIP_PULL_WIDTH = 0.035
 STILL_ABOVE, MOVING_BELOW = 0.27, 0.34  # heights between which motion sets in
-# The same where the eyes are steered: what codes say of the eyes' surroundings would make steady eyes tremble.
-STEERED_STILL_ABOVE, STEERED_MOVING_BELOW = 0.48, 0.60
+# The same for what is foretold: what codes say of the eyes' surroundings would make steady eyes tremble.
+FORETOLD_STILL_ABOVE, FORETOLD_MOVING_BELOW = 0.48, 0.60
 # A jaw turns about its joints, which lie before the ears, and a face's sides stay where they are; landmarkers slide
 # the whole contour along with the chin. Distances from the ears between which motion sets in.
 EARS = (234, 454)
@@ -88,7 +89,7 @@ class ExpressionTransfer(nn.Module):
         self.register_buffer("jaw_shares", torch.tensor(shares), persistent=False)
         for name, still_above, moving_below in (
             ("mobility", STILL_ABOVE, MOVING_BELOW),
-            ("steered_mobility", STEERED_STILL_ABOVE, STEERED_MOVING_BELOW),
+            ("foretold_mobility", FORETOLD_STILL_ABOVE, FORETOLD_MOVING_BELOW),
         ):
             height = smooth_step((neutral[:, 1:] - still_above) / (moving_below - still_above))
             self.register_buffer(name, height * off_ears, persistent=False)  # (468, 1)
@@ -98,21 +99,19 @@ class ExpressionTransfer(nn.Module):
         reference: torch.Tensor,
         expression: torch.Tensor,
         reference_expression: torch.Tensor,
-        eye_openness: torch.Tensor | None = None,
         foretold: bool = False,
     ) -> torch.Tensor:
         """Target landmarks `(B, 468, 2)`.
 
         Args:
             reference, expression, reference_expression: `(B, 468, 2)` in fractions of the crop's side.
-            eye_openness: `(B,)`, share of the reference's own eye opening, in the place of what the expression says.
             foretold: the expression was foretold from speech and not seen in a picture. Both halves of the face move
                 by the mean of what they do; mouths narrow and widen `FORETOLD_WIDTH_GAIN` as far, and wide ones narrow
-                farther to be rounded.
+                farther to be rounded; eyes stay as they are (`eyelids` lets them blink).
         """
         if foretold:
             expression = reference_expression + self._evened(expression - reference_expression)
-        mobility = self.mobility if eye_openness is None else self.steered_mobility
+        mobility = self.foretold_mobility if foretold else self.mobility
         motion = expression - reference_expression
         down = motion[:, CHIN, 1:] * self.jaw_shares  # (B, 16)
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
@@ -123,13 +122,13 @@ class ExpressionTransfer(nn.Module):
         excess = lips[:, 0] - target[:, outer]
         target = target + self.lip_pull @ excess
         target = target.index_copy(1, self._index(LIP_RINGS), lips.flatten(1, 2))
+        if foretold:
+            return target
         for upper, lower in (
             (face_mesh.RIGHT_UPPER_LID, face_mesh.RIGHT_LOWER_LID),
             (face_mesh.LEFT_UPPER_LID, face_mesh.LEFT_LOWER_LID),
         ):
-            share = eye_openness
-            if share is None:
-                share = self._eye_openness(expression, reference_expression, upper, lower)
+            share = self._eye_openness(expression, reference_expression, upper, lower)
             lids = _upper_lid(reference, target, share, list(upper), list(lower))
             target = target.index_copy(1, self._index([upper]), lids)
         return target

@@ -268,20 +268,18 @@ class VisualTokenizerModel(PreTrainedModel):
         self,
         codes: torch.Tensor,
         reference: Reference,
-        eye_openness: torch.Tensor | None = None,
         detail: int = 1,
         foretold: bool = False,
     ) -> DecoderOutput:
         """Codes `(B, K, D)` applied to a reference.
 
         Args:
-            eye_openness: `(B,)`, share of the reference's own eye opening; None: what the codes say.
             detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
                 picture.
             foretold: as `ExpressionTransfer` takes it.
         """
         expression = self.expression(codes)
-        landmarks = self.transfer(reference.landmarks, expression, reference.expression, eye_openness, foretold)
+        landmarks = self.transfer(reference.landmarks, expression, reference.expression, foretold)
         return self.paint(codes, reference, landmarks, expression, detail)
 
     def paint(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .eyelids import EYES, Eyelid
 from .face_mesh import add_fade_rings
 from .head_region import HeadRegion, head_shifts
 from .image_processing_face import invert_matrix, transform_points, warp_image
@@ -112,6 +113,7 @@ class FaceRenderer:
         self.rows = slice(max(0, face[1] - self.top), max(0, min(face[3], self.bottom) - self.top))
         self.columns = slice(max(0, face[0] - self.left), max(0, min(face[2], self.right) - self.left))
         self.num_pixels = (self.bottom - self.top) * (self.right - self.left)
+        self.lids = [Eyelid(image, alignment.landmarks, eye, device) for eye in EYES]
         self.strips: list[Strip] | None = None
         if prepare:
             self.prepare()
@@ -200,7 +202,7 @@ class FaceRenderer:
         if self.strips is None:
             self.prepare()
         batch = len(codes)
-        decoded = self._decode(codes, eye_openness)
+        decoded = self._decode(codes)
         frames = np.repeat(self.image[None], batch, axis=0)
         height, width = frames.shape[1:3]
         part = frames[:, self.top : height, self.left : width]
@@ -225,6 +227,8 @@ class FaceRenderer:
                 drawn[frame, :, row, column] = torch.lerp(drawn[frame, :, row, column], other, here.share[:, None])
             _put(part[:, strip.rows, strip.columns], drawn)
         self._draw_mouth(part, decoded, head_poses)
+        if eye_openness is not None:
+            self._draw_lids(part, 1 - eye_openness, head_poses)
         return frames
 
     def _fetch(self, grid: torch.Tensor) -> torch.Tensor:
@@ -239,16 +243,14 @@ class FaceRenderer:
         # Bicubic interpolation overshoots.
         return fetched.clamp_(0.5, 255.5) if self.enlargement == 1 else fetched
 
-    def _decode(self, codes: torch.Tensor, eye_openness: torch.Tensor | None) -> DecoderOutput:
+    def _decode(self, codes: torch.Tensor) -> DecoderOutput:
         """What the decoder makes of codes `(B, K, D)`, the same whatever B: odd batches are filled up with copies."""
         batch, missing = len(codes), -len(codes) % BATCH_MULTIPLE
         if missing:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
-            if eye_openness is not None:
-                eye_openness = torch.cat([eye_openness, eye_openness[-1:].expand(missing)])
         # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
         reference = self.reference.expand(len(codes))
-        decoded = self.tokenizer.decode(codes, reference, eye_openness, self.detail, foretold=True)
+        decoded = self.tokenizer.decode(codes, reference, self.detail, foretold=True)
         return DecoderOutput(**{name: value[:batch] for name, value in decoded.items()})
 
     def _face_offsets(
@@ -317,6 +319,28 @@ class FaceRenderer:
             within(shaded).add_(sample(decoded.shading, shaded, "bilinear", "zeros"), alpha=127.5)
         _put(pixels, face.round_().clamp_(0, 255))
 
+    def _draw_lids(self, part: np.ndarray, closing: torch.Tensor, head_poses: torch.Tensor | None) -> None:
+        """Draw eyelids into the part `(B, h, w, 3) uint8`, come down by shares `(B,)`."""
+        blinking = torch.nonzero(closing > 0).flatten()
+        if len(blinking) == 0:
+            return
+        poses = None if head_poses is None else head_poses[blinking]
+        frames = blinking.cpu().numpy()
+        reach = int(np.ceil(HEAD_REACH * self.size / self.scale)) if self.moving_head else 0
+        for lid in self.lids:
+            left, top, right, bottom = lid.extent
+            box = self._pixels_near((left - reach, top - reach, right + reach, bottom + reach))
+            if box is None:
+                continue
+            # Pixels → where in the portrait what they show is.
+            cells = (self._lookup(*box, poses, len(frames)) + 1) * (self.size / 2) - 0.5
+            x, y = cells.unbind(-1)
+            places = torch.stack([float(a) * x + float(b) * y + float(c) for a, b, c in self.to_picture], -1)
+            pixels = part[:, _moved(box[0], self.rows.start), _moved(box[1], self.columns.start)]
+            drawn = torch.from_numpy(pixels[frames]).to(places.device, torch.float32).movedim(3, 1).contiguous()
+            lid.draw(drawn, places, closing[blinking])
+            pixels[frames] = drawn.round_().clamp_(0, 255).byte().movedim(1, 3).cpu().numpy()
+
     def _sharpened(self, paint: torch.Tensor) -> torch.Tensor:
         """Paint `(B, 3, S, S)` with as much more detail as its enlargement asks for."""
         if not self.sharpening:
@@ -343,7 +367,11 @@ class FaceRenderer:
         x = np.array([columns.start, columns.stop]) / cells.shape[-1] + (-reach, reach)
         y = np.array([rows.start, rows.stop]) / cells.shape[-1] + (-reach, reach)
         corners = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
-        left, top, right, bottom = self._extent_in_picture(corners, margin=1)
+        return self._pixels_near(self._extent_in_picture(corners, margin=1))
+
+    def _pixels_near(self, extent: tuple[int, int, int, int]) -> tuple[slice, slice] | None:
+        """Rows and columns of the face in an extent of the picture; None where there are none."""
+        left, top, right, bottom = extent
         height, width = self.lookup.shape[1:3]
         top, bottom = top - self.top - self.rows.start, bottom - self.top - self.rows.start
         left, right = left - self.left - self.columns.start, right - self.left - self.columns.start

@@ -191,11 +191,11 @@ def test_evened_faces_do_the_same_on_both_sides(face, transfer):
     def as_in_a_mirror(expression):
         return face + (expression - face)[:, mirrored] * torch.tensor([-1.0, 1.0])
 
-    target = transfer(face, expression, face, torch.ones(1), foretold=True)
-    torch.testing.assert_close(target, transfer(face, as_in_a_mirror(expression), face, torch.ones(1), foretold=True))
+    target = transfer(face, expression, face, foretold=True)
+    torch.testing.assert_close(target, transfer(face, as_in_a_mirror(expression), face, foretold=True))
     symmetric = (expression + as_in_a_mirror(expression)) / 2
-    torch.testing.assert_close(target, transfer(face, symmetric, face, torch.ones(1), foretold=True))
-    assert not torch.allclose(target, transfer(face, expression, face, torch.ones(1)), atol=1e-3)
+    torch.testing.assert_close(target, transfer(face, symmetric, face, foretold=True))
+    assert not torch.allclose(target, transfer(face, expression, face), atol=1e-3)
 
 
 def narrowed(face, share):
@@ -248,19 +248,23 @@ def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, tra
     reference = 0.9 * face + 0.03
     rest = face + 0.01 * torch.sin(torch.arange(936.0)).view(1, 468, 2)
     rest[:, list(face_mesh.INNER_LIPS)] = face[:, list(face_mesh.INNER_LIPS)]
-    torch.testing.assert_close(transfer(reference, rest, rest, torch.ones(1)), reference, atol=1e-5, rtol=0)
+    torch.testing.assert_close(transfer(reference, rest, rest, foretold=True), reference, atol=1e-5, rtol=0)
 
 
-def test_steered_eyes_close_and_open_to_their_own_size(face, transfer):
+def test_eyes_close_by_their_own_size_and_not_at_all_where_nothing_is_known_of_them(face, transfer):
     upper, lower = list(face_mesh.RIGHT_UPPER_LID), list(face_mesh.RIGHT_LOWER_LID)
 
     def opening(landmarks):
         return (landmarks[:, lower, 1] - landmarks[:, upper, 1]).mean().item()
 
-    faces = face.expand(2, -1, -1)
-    target = transfer(faces, opened(faces), faces, torch.tensor([1.0, 0.0]))
-    assert opening(target[:1]) == pytest.approx(opening(face), abs=1e-5)
-    assert opening(target[1:]) == pytest.approx(0, abs=1e-5)
+    half_shut = opened(face)
+    half_shut[:, upper, 1] += (half_shut[:, lower, 1] - half_shut[:, upper, 1]) / 2
+    small = face.clone()
+    small[:, upper, 1] = (face[:, upper, 1] + face[:, lower, 1]) / 2
+    for reference in (face, small):
+        assert opening(transfer(reference, half_shut, face)) == pytest.approx(opening(reference) / 2, rel=1e-3)
+        foretold = transfer(reference, half_shut, face, foretold=True)
+        assert opening(foretold) == pytest.approx(opening(reference), abs=1e-5)
 
 
 def test_the_forehead_stays(face, transfer):

@@ -1,0 +1,139 @@
+"""Eyelids that come down over the eyes, drawn at the portrait's own resolution.
+
+A lid covers the eye and does not squeeze it: its edge, with the lashes, comes down as it is, and behind it skin
+unrolls from under the fold. Of that skin a portrait with open eyes shows next to nothing; it gets the colours of what
+lies above and below the eye, and joins without a step what stays in its place. Nothing else moves, so that neither
+brows nor the rims of glasses are dragged along.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .face_mesh import (
+    LEFT_EYE_CONTOUR,
+    LEFT_LOWER_LID,
+    LEFT_UPPER_LID,
+    RIGHT_EYE_CONTOUR,
+    RIGHT_LOWER_LID,
+    RIGHT_UPPER_LID,
+)
+from .smooth_step import smooth_step
+
+# Of either eye: its outer and inner corner and both lids; and on which hand, from the outer to the inner, below is.
+EYES = (
+    (RIGHT_EYE_CONTOUR[0], RIGHT_EYE_CONTOUR[8], RIGHT_UPPER_LID, RIGHT_LOWER_LID, 1),
+    (LEFT_EYE_CONTOUR[0], LEFT_EYE_CONTOUR[8], LEFT_UPPER_LID, LEFT_LOWER_LID, -1),
+)
+# All lengths are of the eye, from corner to corner. Landmarks of lids err by a pixel or two: a lid that comes down
+# begins so far above its landmarks and is shut so far below the lower lid's; its edge keeps so much of its height.
+LASHES, WATERLINE, EDGE = 0.04, 0.04, 0.07
+# The line in which shut lids meet: half its width, and the share of the light that it takes.
+LINE_WIDTH, LINE_DEPTH = 0.035, 0.25
+# A lid's skin is like what lies at these distances above its edge and below the eye, smoothly along the eye.
+SKIN_REACH, SKIN_SAMPLES, SKIN_SMOOTHNESS = 0.16, 9, 0.12
+COLUMNS = 49  # at which curves and colours are kept
+CURVE_DEGREE, CORNER_WEIGHT = 4, 3.0  # of the polynomial that a lid is
+# Lids move from so far outside the outer corner, where lashes reach to, up to the inner one.
+OUTSIDE = 0.2
+CORNER, LINE_CORNER = 0.2, 0.35  # within so much of the ends of that a lid's own motion fades out, and the line
+BICUBIC_REACH = 2  # pixels
+
+
+class Eyelid:
+    """The upper lid of one eye.
+
+    Args:
+        image: portrait `(H, W, 3) uint8`.
+        landmarks: `(468, 2)` in pixels of it.
+        eye: one of `EYES`.
+
+    Attributes:
+        extent: left, top, right and bottom of what it may change, in pixels.
+    """
+
+    def __init__(self, image: np.ndarray, landmarks: np.ndarray, eye: tuple, device: torch.device):
+        outer, inner, upper, lower, hand = eye
+        self.origin = landmarks[outer].astype(np.float64)
+        along = landmarks[inner] - self.origin
+        self.length = max(float(np.hypot(*along)), 1e-3)
+        # Columns: one length of the eye inwards, and one downwards, in pixels.
+        self.axes = np.array([[along[0], -hand * along[1]], [along[1], hand * along[0]]], np.float64)
+        across = np.linspace(-OUTSIDE, 1, COLUMNS)
+        edge, floor = (self._curve(landmarks[list(lid)], across) for lid in (upper, lower))
+        taper, fading = (
+            smooth_step(np.minimum(across + OUTSIDE, 1 - across) / reach) for reach in (CORNER, LINE_CORNER)
+        )
+        drop = np.maximum(floor - edge, 0) + WATERLINE * taper
+        lashes = LASHES * taper
+        outline = np.concatenate([edge - lashes - EDGE, edge + drop + 3 * LINE_WIDTH])
+        corners = self.to_picture(np.tile(across, 2), outline)
+        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
+        self.extent = (*(low - BICUBIC_REACH), *(high + BICUBIC_REACH))
+        height, width = image.shape[:2]
+        left, top = np.clip(self.extent[:2], 0, (width - 1, height - 1))
+        right, bottom = np.clip(self.extent[2:], (left + 1, top + 1), (width, height))
+        part = np.ascontiguousarray(image[top:bottom, left:right])
+        self.part = torch.from_numpy(part).to(device, torch.float32).movedim(2, 0)[None]  # (1, 3, h, w)
+        self.corner = (left, top)
+        steps = np.linspace(0, SKIN_REACH, SKIN_SAMPLES)
+        skin = [
+            self._skin(image, across, start[:, None] + sign * steps)
+            for start, sign in ((edge + drop + LINE_WIDTH, 1), (edge - lashes - EDGE, -1))
+        ]
+        table = np.concatenate([np.stack([edge, drop, lashes, fading]), *skin])  # (10, COLUMNS)
+        self.table = torch.from_numpy(table).to(device, torch.float32)
+
+    def to_picture(self, across, down):
+        """Pixels `(…, 2)` of places in lengths of the eye."""
+        return self.origin + np.stack([across, down], -1) @ self.axes.T
+
+    def _curve(self, lid: np.ndarray, across: np.ndarray) -> np.ndarray:
+        """Height of a lid with landmarks `(7, 2)` at places `(N,)` along the eye; nothing beyond its corners."""
+        x, y = np.linalg.solve(self.axes, (lid - self.origin).T)
+        weights = np.r_[CORNER_WEIGHT, np.ones(len(lid)), CORNER_WEIGHT]
+        return np.polyval(np.polyfit(np.r_[0, x, 1], np.r_[0, y, 0], CURVE_DEGREE, w=weights), across) * (across > 0)
+
+    def _skin(self, image: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """Colours `(3, N)` of the skin along the eye: medians over heights `(N, M)`, smoothed."""
+        places = self.to_picture(np.broadcast_to(across[:, None], down.shape), down).round().astype(int)
+        x, y = (places[..., axis].clip(0, image.shape[1 - axis] - 1) for axis in range(2))
+        colours = np.median(image[y, x], axis=1).T  # (3, N)
+        kernel = np.exp(-0.5 * ((across[:, None] - across) / SKIN_SMOOTHNESS) ** 2)
+        return colours @ (kernel / kernel.sum(0))
+
+    def draw(self, pixels: torch.Tensor, places: torch.Tensor, closing: torch.Tensor) -> None:
+        """Draw the lid into pixels.
+
+        Args:
+            pixels: `(B, 3, h, w)`, 0 to 255, changed in place.
+            places: `(B, h, w, 2)`, where in the portrait each lies, in its pixels.
+            closing: `(B,)`, 0 for as the portrait has it, 1 for shut.
+        """
+        closing = closing[:, None, None]
+        x, y = (places - places.new_tensor(self.origin)).unbind(-1)
+        x, y = (float(a) * x + float(b) * y for a, b in np.linalg.inv(self.axes))
+        column = ((x + OUTSIDE) * ((COLUMNS - 1) / (1 + OUTSIDE))).clamp(0, COLUMNS - 1.001)
+        left = column.long()
+        table = torch.lerp(self.table[:, left], self.table[:, left + 1], column - left)  # (10, B, h, w)
+        edge, drop, lashes, fading = table[:4]
+        drop, lashes = closing * drop, (2 * closing).clamp(max=1) * lashes
+        above = edge + drop - y  # of the lid's edge
+        unrolled = (above - EDGE) / (drop + lashes).clamp_min(
+            1e-6
+        )  # 0 where the edge's own height ends, 1 at the fold
+        lid = self._fetch(x, edge - lashes - above.clamp(max=EDGE))
+        share = unrolled.clamp(0, 1)
+        skin = torch.lerp(table[4:7], table[7:], share).movedim(0, 1)  # (B, 3, h, w)
+        lid = torch.lerp(lid, skin, (4 * share * (1 - share) * smooth_step(drop / EDGE))[:, None])
+        covered = (above * self.length + 0.5).clamp(0, 1) * ((unrolled < 1) & (x > -OUTSIDE) & (x < 1))
+        line = LINE_DEPTH * closing**2 * fading * torch.exp(-((above / LINE_WIDTH) ** 2))
+        pixels.copy_(torch.lerp(pixels, lid, covered[:, None]) * (1 - line[:, None]))
+
+    def _fetch(self, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        """The portrait `(B, 3, h, w)` at places `(B, h, w)` in lengths of the eye."""
+        grid = []
+        for (a, b), start, side in zip(self.axes, self.origin - self.corner, self.part.shape[:1:-1], strict=True):
+            grid.append((2 * (float(start) + float(a) * across + float(b) * down) + 1) / side - 1)
+        part = self.part.expand(len(across), -1, -1, -1)
+        return F.grid_sample(part, torch.stack(grid, -1), "bicubic", "border", align_corners=False).clamp_(0, 255)

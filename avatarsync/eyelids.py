@@ -35,8 +35,8 @@ SKIN_REACH, SKIN_SAMPLES, SKIN_SMOOTHNESS = 0.16, 9, 0.12
 COLUMNS = 49  # at which curves and colours are kept
 CURVE_DEGREE, CORNER_WEIGHT = 4, 3.0  # of the polynomial that a lid is
 # Lids move from so far outside the outer corner, where lashes reach to, up to the inner one.
-OUTSIDE = 0.2
-CORNER, LINE_CORNER = 0.2, 0.35  # within so much of the ends of that a lid's own motion fades out, and the line
+OUTSIDE = 0.12
+CORNER = 0.35  # within so much of the ends of that it fades out how far shut lids go beyond their landmarks
 BICUBIC_REACH = 2  # pixels
 
 
@@ -61,9 +61,7 @@ class Eyelid:
         self.axes = np.array([[along[0], -hand * along[1]], [along[1], hand * along[0]]], np.float64)
         across = np.linspace(-OUTSIDE, 1, COLUMNS)
         edge, floor = (self._curve(landmarks[list(lid)], across) for lid in (upper, lower))
-        taper, fading = (
-            smooth_step(np.minimum(across + OUTSIDE, 1 - across) / reach) for reach in (CORNER, LINE_CORNER)
-        )
+        taper = smooth_step(np.minimum(across + OUTSIDE, 1 - across) / CORNER)
         drop = np.maximum(floor - edge, 0) + WATERLINE * taper
         lashes = LASHES * taper
         outline = np.concatenate([edge - lashes - EDGE, edge + drop + 3 * LINE_WIDTH])
@@ -81,7 +79,7 @@ class Eyelid:
             self._skin(image, across, start[:, None] + sign * steps)
             for start, sign in ((edge + drop + LINE_WIDTH, 1), (edge - lashes - EDGE, -1))
         ]
-        table = np.concatenate([np.stack([edge, drop, lashes, fading]), *skin])  # (10, COLUMNS)
+        table = np.concatenate([np.stack([edge, drop, lashes, taper]), *skin])  # (10, COLUMNS)
         self.table = torch.from_numpy(table).to(device, torch.float32)
 
     def to_picture(self, across, down):
@@ -116,7 +114,7 @@ class Eyelid:
         column = ((x + OUTSIDE) * ((COLUMNS - 1) / (1 + OUTSIDE))).clamp(0, COLUMNS - 1.001)
         left = column.long()
         table = torch.lerp(self.table[:, left], self.table[:, left + 1], column - left)  # (10, B, h, w)
-        edge, drop, lashes, fading = table[:4]
+        edge, drop, lashes, taper = table[:4]
         drop, lashes = closing * drop, (2 * closing).clamp(max=1) * lashes
         above = edge + drop - y  # of the lid's edge
         unrolled = (above - EDGE) / (drop + lashes).clamp_min(
@@ -127,7 +125,7 @@ class Eyelid:
         skin = torch.lerp(table[4:7], table[7:], share).movedim(0, 1)  # (B, 3, h, w)
         lid = torch.lerp(lid, skin, (4 * share * (1 - share) * smooth_step(drop / EDGE))[:, None])
         covered = (above * self.length + 0.5).clamp(0, 1) * ((unrolled < 1) & (x > -OUTSIDE) & (x < 1))
-        line = LINE_DEPTH * closing**2 * fading * torch.exp(-((above / LINE_WIDTH) ** 2))
+        line = LINE_DEPTH * closing**2 * taper * torch.exp(-((above / LINE_WIDTH) ** 2))
         pixels.copy_(torch.lerp(pixels, lid, covered[:, None]) * (1 - line[:, None]))
 
     def _fetch(self, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,9 @@ FORETOLD_WIDTH_GAIN = 1.7
 # side), so much goes where it is narrowed: nothing of it up to the first share of its width, and all from the second
 # on, which is a rounded vowel.
 RESTING_WIDTH, SMILE_RELEASE, NARROWED_SHARE, ROUNDED_SHARE = 0.297, 0.6, 0.03, 0.12
-SHUT_GAP, NARROWED_GAP = 0.006, 0.02  # inner-lip gaps below the first are none, below the second they are narrowed
+# Inner-lip gaps below the first are none, below the second they are narrowed; below the third, where lips are rounded:
+# a short /u/ is said with hardly more, and no rounded lips that shut are said to be as open.
+SHUT_GAP, NARROWED_GAP, ROUNDED_GAP = 0.006, 0.02, 0.012
 # Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
 TOUCHING_GAP, OPEN_GAP = 0.004, 0.01
 # Lips of a smile that shuts are pressed together: so much of their height is lost. At their full height, what is drawn
@@ -148,13 +150,14 @@ class ExpressionTransfer(nn.Module):
         across = gain * (own_width / resting_width).clamp(*WIDTH_RANGE)
         across = torch.stack([across, torch.ones_like(across)], -1)[:, None]  # (B, 1, 2)
         target_inner = reference[:, inner] + (expression[:, inner] - reference_expression[:, inner]) * across
-        released = torch.zeros_like(own_width)
+        released = rounded = torch.zeros_like(own_width)
         if foretold:
-            released = smile_release(own_width, gain * (1 - _mouth_width(expression) / resting_width))
+            narrowed = gain * (1 - _mouth_width(expression) / resting_width)
+            released, rounded = smile_release(own_width, narrowed), rounded_share(narrowed)
             x, y = target_inner.unbind(-1)
             target_inner = torch.stack([x - released[:, None] * (x - x.mean(1, keepdim=True)), y], -1)
         # How far lips are apart is said by the expression alone: a smile that shows its teeth closes, too.
-        wanted_gap = shut(lip_gaps(expression)) + resting_gap(lip_gaps(reference))  # (B, 9)
+        wanted_gap = shut(lip_gaps(expression), rounded[:, None]) + resting_gap(lip_gaps(reference))  # (B, 9)
         change = wanted_gap - (target_inner[:, LOWER, 1] - target_inner[:, UPPER, 1])
         push = torch.zeros_like(target_inner[..., 1])
         push[:, LOWER] = (1 - UPPER_LIP_SHARE) * change
@@ -198,12 +201,23 @@ def smile_release(width: torch.Tensor, narrowed: torch.Tensor) -> torch.Tensor:
         narrowed: `(B,)`, the share of its width by which the expression narrows a mouth.
     """
     smile = (1 - RESTING_WIDTH / width).clamp_min(0)
-    return SMILE_RELEASE * smile * smooth_step((narrowed - NARROWED_SHARE) / (ROUNDED_SHARE - NARROWED_SHARE))
+    return SMILE_RELEASE * smile * rounded_share(narrowed)
 
 
-def shut(gap: torch.Tensor) -> torch.Tensor:
-    """Gaps of which those that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker."""
-    return gap * smooth_step((gap - SHUT_GAP) / (NARROWED_GAP - SHUT_GAP))
+def rounded_share(narrowed: torch.Tensor) -> torch.Tensor:
+    """How rounded lips are, 0 to 1, in a mouth that is narrowed by a share of its width."""
+    return smooth_step((narrowed - NARROWED_SHARE) / (ROUNDED_SHARE - NARROWED_SHARE))
+
+
+def shut(gap: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """Gaps of which those that overlap or all but touch are shut, smoothly: a slit of a pixel would flicker.
+
+    Args:
+        gap: `(B, N)`.
+        rounded: `(B, 1)`, see `rounded_share`.
+    """
+    open_from = torch.lerp(torch.full_like(rounded, NARROWED_GAP), torch.full_like(rounded, ROUNDED_GAP), rounded)
+    return gap * smooth_step((gap - SHUT_GAP) / (open_from - SHUT_GAP))
 
 
 def resting_gap(gap: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,9 @@ NTSC_RATES = tuple(Fraction(nominal * 1000, 1001) for nominal in (12, 15, 24, 30
 NTSC_TOLERANCE = Fraction(5, 1000)
 # A longer phoneme, and above all a silence, gets several keyframes: one alone would stretch its neighbours into it.
 MAX_UNIT_DURATION = 0.24
+# Sentences of the training corpus end in four words, and a single unit before silence is taken for an end of theirs: a
+# last /u/ was shut and not rounded. A vowel that a phrase ends with is two units, if neither is shorter than this.
+MIN_UNIT_DURATION = 0.03
 # Silent units before the first and after the last, so that speech begins and ends in the resting face: one more than
 # keyframes look about at most (phase 3 of training), since the outermost one that is shown must see silence alone.
 REST_UNITS, REST_DURATION = 4, 0.2
@@ -109,19 +112,23 @@ class TimedUnit:
 def timed_units(track: PhonemeTrack, mapping: VisualMapping, duration: float) -> list[TimedUnit]:
     """The visual units of a track, without gaps from 0 to `duration` seconds: what keyframes are generated for.
 
-    Gaps are silence; phonemes longer than 0.24 s become several units of equal length.
+    Gaps are silence; phonemes longer than 0.24 s become several units of equal length, and so does a vowel before
+    silence.
     """
     silent, units, position = mapping.unit_id(SILENCE), [], 0.0
+    following = [mapping.unit_id(phoneme.symbol) for phoneme in track][1:] + [silent]
 
-    def add(unit_id: int, start: float, end: float) -> None:
-        pieces = max(1, math.ceil((end - start) / MAX_UNIT_DURATION - 1e-9))
+    def add(unit_id: int, start: float, end: float, least: int = 1) -> None:
+        pieces = max(least, math.ceil((end - start) / MAX_UNIT_DURATION - 1e-9))
         edges = [start + (end - start) * index / pieces for index in range(pieces)] + [end]
         units.extend(TimedUnit(unit_id, first, last) for first, last in zip(edges[:-1], edges[1:], strict=True))
 
-    for phoneme in track:
+    for index, phoneme in enumerate(track):
         if phoneme.start > position + 1e-3:
             add(silent, position, phoneme.start)
-        add(mapping.unit_id(phoneme.symbol), phoneme.start, phoneme.end)
+        ends = following[index] == silent or track[index + 1].start > phoneme.end + 1e-3
+        lasting = mapping.is_vowel(phoneme.symbol) and phoneme.duration >= 2 * MIN_UNIT_DURATION
+        add(mapping.unit_id(phoneme.symbol), phoneme.start, phoneme.end, 2 if ends and lasting else 1)
         position = phoneme.end
     if duration > position + 1e-3 or not units:
         add(silent, position, max(duration, position))

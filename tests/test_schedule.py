@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from avatarsync.errors import InvalidArgumentError, InvalidFrameRateError
-from avatarsync.phonemes import Phoneme, PhonemeTrack
+from avatarsync.phonemes import Phoneme, PhonemeTrack, VisualMapping
 from avatarsync.schedule import (
     LIP_LEAD,
     REST_DURATION,
@@ -17,6 +17,7 @@ from avatarsync.schedule import (
     parse_frame_rate,
     shown_keyframe_times,
     surround_with_rest,
+    timed_units,
 )
 
 RATES = [10, 12.5, "23.976", 24, Fraction(24000, 1001), 25, 29.97, "30000/1001", 30, 50, 59.94, 60]
@@ -134,6 +135,35 @@ def test_locate_needs_keyframes_in_order():
         locate([0.0], [])
     with pytest.raises(InvalidArgumentError, match="backwards"):
         locate([0.0], [1.0, 0.5])
+
+
+def test_a_vowel_that_a_phrase_ends_with_is_two_units():
+    mapping = VisualMapping.default()
+    track = PhonemeTrack(
+        [
+            Phoneme("t", 0.0, 0.1),
+            Phoneme("uː", 0.1, 0.2),  # speech goes on
+            Phoneme("j", 0.2, 0.25),
+            Phoneme("uː", 0.25, 0.37),  # a gap follows, which is silence
+            Phoneme("t", 0.5, 0.6),
+            Phoneme("u", 0.6, 0.65),  # too short for two
+            Phoneme("sil", 0.65, 0.7),
+            Phoneme("b", 0.7, 0.8),
+            Phoneme("ɜ", 0.8, 0.9),
+            Phoneme("sil", 0.9, 1.0),
+            Phoneme("f", 1.0, 1.1),
+            Phoneme("n", 1.1, 1.2),  # no vowel
+            Phoneme("sil", 1.2, 1.3),
+            Phoneme("oʊ", 1.3, 1.8),  # long: three units by its length
+        ]
+    )
+    units = timed_units(track, mapping, 1.8)
+    names = [mapping.units[unit.unit_id] for unit in units]
+    assert names == (
+        ["T", "UW", "Y", "UW", "UW", "SIL", "T", "UW", "SIL", "M", "R", "R", "SIL", "F", "T", "SIL", "OW", "OW", "OW"]
+    )
+    assert [unit.duration for unit in units[3:5]] == pytest.approx([0.06, 0.06])
+    assert all(first.end == second.start for first, second in itertools.pairwise(units)) and units[-1].end == 1.8
 
 
 def test_speech_is_surrounded_by_rest():

@@ -22,6 +22,8 @@ from .types import Phoneme
 
 NUM_UNITS = 24
 SILENT_UNIT = "SIL"
+# Units of vowels; "R" is that of r-coloured ones, too.
+VOWEL_UNITS = frozenset(("AA", "AE", "AH", "AO", "AW", "AY", "EH", "EY", "IH", "IY", "OW", "R", "UW"))
 _TABLE = Path(__file__).parent / "tables" / "visual_units.json"
 # Combining marks, modifier letters and symbols (stress, length, tone letters), digits (tones), punctuation.
 _MARKS = ("Mn", "Lm", "Sk", "Nd", "No", "Pd", "Pc", "Po", "Ps", "Pe", "Zs", "Cf")
@@ -58,6 +60,10 @@ class VisualMapping:
     def unit_id(self, symbol: str) -> int:
         """Id of the visual unit of a phoneme symbol, 0 for silence."""
         return self._ids[self.unit(symbol)]
+
+    def is_vowel(self, symbol: str) -> bool:
+        """Whether a phoneme symbol has a vowel's unit, as the package's table names them."""
+        return self.unit(symbol) in VOWEL_UNITS
 
     def unit_ids(self, track: Iterable[Phoneme]) -> list[int]:
         """Ids of the visual units of a track's phonemes, one each."""

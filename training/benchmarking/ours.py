@@ -124,7 +124,7 @@ def stages(setting: Setting) -> dict:
     def paint() -> None:
         for part in codes:
             reference = renderer.reference.expand(len(part))
-            tokenizer.decode(part, reference, openness[: len(part)], renderer.detail)
+            tokenizer.decode(part, reference, renderer.detail, foretold=True)
 
     def render() -> list[np.ndarray]:
         return [renderer.render(part, openness[: len(part)], poses[: len(part)]) for part in codes]

@@ -41,6 +41,8 @@ from avatarsync.video import load_image
 
 TASK = "talking-head"
 DEFAULT_LANGUAGE = "en-us"
+# Seconds of silence about a synthesised speech, which begins and ends with a phoneme: a video begins and ends at rest.
+REST_BEFORE, REST_AFTER = 0.2, 0.4
 # Models on the Hub are OWNER/NAME; anything else is a folder, about which the Hub need not be asked.
 HUB_ID = r"[\w.-]+/[\w.-]+"
 # What a private or tagged repository needs, for its config and processor as for its weights.
@@ -158,8 +160,11 @@ class AvatarSyncPipeline(Identities, Pipeline):
         return self
 
     def speak(self, text: str, language: str = DEFAULT_LANGUAGE, voice: str | None = None) -> Speech:
-        """Synthesised speech with its exact phonemes; edit the track and hand it back as `speech=`."""
-        return speak(text, language=language, voice=voice)
+        """Synthesised speech with its exact phonemes, 0.2 s of silence before and 0.4 s after it.
+
+        Edit the track and hand it back as `speech=`.
+        """
+        return speak(text, language=language, voice=voice).padded(REST_BEFORE, REST_AFTER)
 
     def listen(
         self,

@@ -91,6 +91,20 @@ def test_the_mouth_opens_on_vowels_and_shuts_on_closures_and_in_silence(talk, po
     assert np.abs(widest - closed).mean() > 5
 
 
+def test_a_video_of_a_text_begins_and_ends_at_rest(talk, portrait):
+    speech = talk.speak("Are you?")
+    assert [speech.track[0].symbol, speech.track[-1].symbol] == ["sil", "sil"]
+    frames = talk(portrait, text="Are you?", motion="still", blink=False).frames
+    spoken = [index for index in range(len(frames)) if 0.2 < index / 25 < speech.duration - 0.4]
+
+    def change(index):
+        return np.abs(frames[index].astype(int) - frames[-1]).mean()
+
+    # A moment before it speaks, a face is about to: the first frame is less at rest than the last.
+    assert change(0) < 0.3 * max(change(index) for index in spoken)
+    assert change(-2) < 0.05 * max(change(index) for index in spoken)
+
+
 def test_frames_outside_the_face_are_the_portrait(talk, portrait):
     video = talk(portrait, text="Oh my.", motion="still")
     box = talk.model.face_aligner.align(portrait).box

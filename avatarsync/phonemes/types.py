@@ -279,6 +279,23 @@ class Speech:
         """Seconds of the audio."""
         return self.audio.shape[0] / self.sampling_rate
 
+    def padded(self, before: float, after: float) -> "Speech":
+        """The same with seconds of silence before and after it."""
+        start, extra = (round(seconds * self.sampling_rate) for seconds in (before, after))
+        audio = np.pad(self.audio, [(start, extra)] + [(0, 0)] * (self.audio.ndim - 1))
+        shift, duration = start / self.sampling_rate, len(audio) / self.sampling_rate
+        phonemes = [Phoneme(p.symbol, p.start + shift, p.end + shift, p.word) for p in self.track]
+        # What was silence already grows.
+        if phonemes and phonemes[0].symbol == SILENCE and phonemes[0].start <= shift:
+            phonemes[0].start = 0.0
+        elif shift:
+            phonemes.insert(0, Phoneme(SILENCE, 0.0, shift))
+        if phonemes[-1:] and phonemes[-1].symbol == SILENCE:
+            phonemes[-1].end = duration
+        elif extra:
+            phonemes.append(Phoneme(SILENCE, self.duration + shift, duration))
+        return Speech(PhonemeTrack(phonemes, self.track.language, duration), audio, self.sampling_rate, self.language)
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the audio as 16-bit WAV, whole or not at all; an existing file is replaced.
 

@@ -171,3 +171,18 @@ def test_speech_saves_its_audio(tmp_path, shape):
     assert rate == 16000 and read.shape == shape and np.abs(read - audio).max() < 1e-4
     with pytest.raises(InvalidArgumentError, match=".wav"):
         speech.save(tmp_path / "speech.mp3")
+
+
+def test_speech_is_padded_with_silence():
+    track = PhonemeTrack([Phoneme("a", 0.0, 0.3, "a"), Phoneme("sil", 0.3, 0.5)], language="en-us")
+    speech = Speech(track, np.ones(8000, np.float32), 16000, "en-us")
+    padded = speech.padded(0.1, 0.25)
+    assert padded.duration == padded.track.duration == pytest.approx(0.85) and padded.language == "en-us"
+    assert not padded.audio[:1600].any() and not padded.audio[9600:].any() and padded.audio[1600:9600].all()
+    assert [(p.symbol, p.word) for p in padded.track] == [("sil", None), ("a", "a"), ("sil", None)]
+    # Silence that was there grows.
+    assert [edge for p in padded.track for edge in (p.start, p.end)] == pytest.approx([0, 0.1, 0.1, 0.4, 0.4, 0.85])
+    padded.track.validate()
+    assert len(track) == 2 and track[0].start == 0 and len(speech.audio) == 8000  # the speech itself stays as it was
+    stereo = Speech(track, np.ones((8000, 2), np.float32), 16000).padded(0, 0.5)
+    assert stereo.audio.shape == (16000, 2) and [p.symbol for p in stereo.track] == ["a", "sil"]

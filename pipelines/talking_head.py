@@ -42,7 +42,7 @@ from avatarsync.video import load_image
 TASK = "talking-head"
 DEFAULT_LANGUAGE = "en-us"
 # Seconds of silence about a synthesised speech, which begins and ends with a phoneme: a video begins and ends at rest.
-REST_BEFORE, REST_AFTER = 0.2, 0.4
+REST_BEFORE, REST_AFTER = 0.3, 0.4
 # Models on the Hub are OWNER/NAME; anything else is a folder, about which the Hub need not be asked.
 HUB_ID = r"[\w.-]+/[\w.-]+"
 # What a private or tagged repository needs, for its config and processor as for its weights.
@@ -160,7 +160,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         return self
 
     def speak(self, text: str, language: str = DEFAULT_LANGUAGE, voice: str | None = None) -> Speech:
-        """Synthesised speech with its exact phonemes, 0.2 s of silence before and 0.4 s after it.
+        """Synthesised speech with its exact phonemes, 0.3 s of silence before and 0.4 s after it.
 
         Edit the track and hand it back as `speech=`.
         """

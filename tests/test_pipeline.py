@@ -95,7 +95,7 @@ def test_a_video_of_a_text_begins_and_ends_at_rest(talk, portrait):
     speech = talk.speak("Are you?")
     assert [speech.track[0].symbol, speech.track[-1].symbol] == ["sil", "sil"]
     frames = talk(portrait, text="Are you?", motion="still", blink=False).frames
-    spoken = [index for index in range(len(frames)) if 0.2 < index / 25 < speech.duration - 0.4]
+    spoken = [index for index in range(len(frames)) if 0.3 < index / 25 < speech.duration - 0.4]
 
     def change(index):
         return np.abs(frames[index].astype(int) - frames[-1]).mean()

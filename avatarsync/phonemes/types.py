@@ -280,7 +280,7 @@ class Speech:
         return self.audio.shape[0] / self.sampling_rate
 
     def padded(self, before: float, after: float) -> "Speech":
-        """The same with seconds of silence before and after it."""
+        """The same with seconds of silence before and after it, 0 or more each."""
         start, extra = (round(seconds * self.sampling_rate) for seconds in (before, after))
         audio = np.pad(self.audio, [(start, extra)] + [(0, 0)] * (self.audio.ndim - 1))
         shift, duration = start / self.sampling_rate, len(audio) / self.sampling_rate

@@ -74,7 +74,8 @@ def describe(
     if portraits:
         protocol["portraits"] = (
             f"{portraits}: every {args.every}th by name of {', '.join(folder.name for folder in args.portraits)}; "
-            f'each says "{SENTENCE}" (espeak-ng, its own phoneme times); toothy: own inner-lip gap above {TOOTHY_GAP}'
+            f'each says "{SENTENCE}" (espeak-ng, its own phoneme times, silence about it); '
+            f"toothy: own inner-lip gap above {TOOTHY_GAP}"
         )
     if clips or portraits:
         protocol["closure"] = (

@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from avatarsync.pipelines.talking_head import REST_AFTER, REST_BEFORE
 from PIL import Image
 from skimage.data import astronaut, coffee
 
@@ -215,7 +216,7 @@ def seconds_of(path):
 
 
 def test_upload_speak_play_edit_and_render_again(page, portrait):
-    expected = speak(TEXT).duration
+    expected = speak(TEXT).duration + REST_BEFORE + REST_AFTER
     page.upload_portrait(portrait)
     page.write("#text textarea", TEXT)
     page.consent()

@@ -56,7 +56,7 @@ class Eyelid:
         outer, inner, upper, lower, hand = eye
         self.origin = landmarks[outer].astype(np.float64)
         along = landmarks[inner] - self.origin
-        self.length = max(float(np.hypot(*along)), 1e-3)
+        self.length = float(np.hypot(*along))
         # Columns: one length of the eye inwards, and one downwards, in pixels.
         self.axes = np.array([[along[0], -hand * along[1]], [along[1], hand * along[0]]], np.float64)
         across = np.linspace(-OUTSIDE, 1, COLUMNS)
@@ -117,9 +117,8 @@ class Eyelid:
         edge, drop, lashes, taper = table[:4]
         drop, lashes = closing * drop, (2 * closing).clamp(max=1) * lashes
         above = edge + drop - y  # of the lid's edge
-        unrolled = (above - EDGE) / (drop + lashes).clamp_min(
-            1e-6
-        )  # 0 where the edge's own height ends, 1 at the fold
+        # 0 where the edge's own height ends, 1 at the fold.
+        unrolled = (above - EDGE) / (drop + lashes).clamp_min(1e-6)
         lid = self._fetch(x, edge - lashes - above.clamp(max=EDGE))
         share = unrolled.clamp(0, 1)
         skin = torch.lerp(table[4:7], table[7:], share).movedim(0, 1)  # (B, 3, h, w)

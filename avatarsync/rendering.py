@@ -196,7 +196,7 @@ class FaceRenderer:
 
         Args:
             codes: `(B, K, D)`.
-            eye_openness: `(B,)`, if the eyes are steered.
+            eye_openness: `(B,)`, share of the portrait's own eye opening; None: as the portrait has them.
             head_poses: `(B, 4)` as `head_motion.head_poses` returns them, for a renderer made with `moving_head`.
         """
         if self.strips is None:

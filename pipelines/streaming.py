@@ -80,9 +80,9 @@ class FrameStream:
         if at_once > BATCH_MULTIPLE:
             at_once -= at_once % BATCH_MULTIPLE  # the renderer would fill it up
         times = schedule.frames.times()
-        openness = eye_openness(times, seed) if blink else np.ones(len(times), np.float32)
-        openness = torch.from_numpy(openness).to(device)
-        poses = None
+        openness = poses = None
+        if blink:
+            openness = torch.from_numpy(eye_openness(times, seed)).to(device)
         if motion == "subtle":
             poses = torch.from_numpy(head_poses(times, schedule.spoken(), seed)).to(device)
 
@@ -104,7 +104,7 @@ class FrameStream:
                 while start < len(block):
                     part = block[start : start + size]
                     now = slice(position, position + len(part))
-                    yield part, openness[now], None if poses is None else poses[now]
+                    yield part, *(None if all_of is None else all_of[now] for all_of in (openness, poses))
                     start, position, size = start + len(part), position + len(part), min(2 * size, at_once)
 
         with solo_threads(device, 1) as finding, solo_threads(device, MOST_DRAWING) as drawing:

@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from avatarsync import face_mesh
+from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
 from avatarsync.eyelids import EYES, Eyelid
+from avatarsync.modeling_face_aligner import FaceAlignment
+from avatarsync.rendering import FaceRenderer
 
 SIZE = 480
 SKIN, EYE, BROW = (210, 160, 130), (40, 90, 200), (60, 40, 20)
@@ -26,9 +28,10 @@ def drawn_face(turn):
 
 
 def blinked(image, landmarks, closing):
-    """Frames `(B, 480, 480, 3)` of shares `(B,)` of both lids."""
+    """Frames `(B, H, W, 3)` of shares `(B,)` of both lids."""
     frames = torch.tensor(image).float().movedim(2, 0).repeat(len(closing), 1, 1, 1)
-    places = torch.stack(torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="xy"), -1).float()
+    height, width = image.shape[:2]
+    places = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1).float()
     for eye in EYES:
         lid = Eyelid(image, landmarks, eye, torch.device("cpu"))
         lid.draw(frames, places.expand(len(closing), -1, -1, -1), torch.tensor(closing))
@@ -76,12 +79,30 @@ def test_lids_come_down_smoothly():
     assert (np.diff(seen)[:-1] < 0).all() and seen[-1] < 0.02 * seen[0] and np.abs(np.diff(seen)).max() < 0.2 * seen[0]
 
 
-def test_an_eye_at_the_edge_of_the_picture_does_no_harm():
+def test_an_eye_that_the_picture_cuts_shuts_as_far_as_it_is_seen():
     image, landmarks = drawn_face(0.0)
-    cut = np.ascontiguousarray(image[:, int(landmarks[33, 0]) + 10 :])
-    landmarks = landmarks - (int(landmarks[33, 0]) + 10, 0)
+    gone = int(landmarks[33, 0]) + 10
+    cut, landmarks = np.ascontiguousarray(image[:, gone:]), landmarks - (gone, 0)
     lid = Eyelid(cut, landmarks, EYES[0], torch.device("cpu"))
-    places = torch.stack(torch.meshgrid(torch.arange(20), torch.arange(200, 230), indexing="xy"), -1).float()
-    drawn = torch.full((1, 3, 30, 20), 100.0)
-    lid.draw(drawn, places[None], torch.ones(1))
-    assert drawn.isfinite().all() and drawn.min() >= 0 and drawn.max() <= 255
+    before, (shut,) = of_the_eyes(cut.astype(int)), blinked(cut, landmarks, [1.0])
+    seen = np.zeros_like(before)
+    left, top, right, bottom = lid.extent
+    seen[top:bottom, max(0, left) : right] = True
+    assert left < 0 < (before & seen).sum() and (of_the_eyes(shut) & seen).sum() < 0.05 * (before & seen).sum()
+
+
+def test_lids_go_with_a_moving_head(monkeypatch):
+    config = VisualTokenizerConfig(
+        crop_size=64, encoder_width=8, motion_width=32, motion_rank=8, painter_size=32, painter_width=8
+    )
+    tokenizer = VisualTokenizerModel(config).eval()
+    monkeypatch.setattr(tokenizer.transfer, "forward", lambda reference, *others: reference)
+    image, landmarks = drawn_face(0.1)
+    low, high = landmarks.min(0), landmarks.max(0)
+    alignment = FaceAlignment((*low, *(high - low)), landmarks, 1.0)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", moving_head=True)
+    poses = torch.tensor([[0.03, -0.02, 0.03, 0.0]]).expand(2, -1)
+    opened, shut = renderer.render(torch.zeros(2, 16, 10), torch.tensor([1.0, 0.0]), poses)
+    before = of_the_eyes(opened.astype(int))
+    assert (before & ~of_the_eyes(image.astype(int))).sum() > 0.2 * before.sum()  # they are elsewhere than at rest
+    assert of_the_eyes(shut.astype(int)).sum() < 0.03 * before.sum()

@@ -249,9 +249,7 @@ def test_rounded_lips_stay_a_little_open_and_shut_ones_shut(face, transfer):
     for gap, alike, when_rounded in ((0.013, 0.006, 0.013), (0.005, 0.0, 0.0), (0.03, 0.03, 0.03)):
         drawn = [inner_gap(transfer(face, opened(lips, gap), face, foretold=True)).item() for lips in (face, rounded)]
         own = inner_gap(face).item()
-        assert drawn[0] == pytest.approx(alike + own, abs=1e-3) and drawn[1] == pytest.approx(
-            when_rounded + own, abs=1e-3
-        )
+        assert drawn == pytest.approx([alike + own, when_rounded + own], abs=1e-3)
 
 
 def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, transfer):

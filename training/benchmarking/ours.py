@@ -118,7 +118,7 @@ def stages(setting: Setting) -> dict:
         return torch.cat(list(talk.model.generate_codes(*units, schedule.keyframe_times, times, renderer.reference)))
 
     codes = timed("keyframes and interpolation", all_codes).split(BATCH)
-    openness, poses = torch.ones(BATCH), torch.full((BATCH, 4), 0.003)
+    poses = torch.full((BATCH, 4), 0.003)
 
     @torch.inference_mode()
     def paint() -> None:
@@ -127,7 +127,7 @@ def stages(setting: Setting) -> dict:
             tokenizer.decode(part, reference, renderer.detail, foretold=True)
 
     def render() -> list[np.ndarray]:
-        return [renderer.render(part, openness[: len(part)], poses[: len(part)]) for part in codes]
+        return [renderer.render(part, head_poses=poses[: len(part)]) for part in codes]
 
     timed("motion and painting", paint)
     frames = np.concatenate(timed("motion, painting and rendering", render))

@@ -85,7 +85,7 @@ def _ingredients(model: AvatarSyncModel, making: Making, schedule: ScheduledSpee
     parts = [keyframes[left], keyframes[right], relative[:, None], interval[:, None]]
     seed = making.options["seed"]
     if making.options["blink"]:
-        parts.append(eye_openness(times, seed)[:, None])
+        parts.append(eye_openness(times, seed, schedule.frames.duration)[:, None])
     if making.options["motion"] != "still":
         parts.append(head_poses(times, schedule.spoken(), seed))
     return np.concatenate(parts, 1)

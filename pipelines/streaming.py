@@ -82,7 +82,7 @@ class FrameStream:
         times = schedule.frames.times()
         openness = poses = None
         if blink:
-            openness = torch.from_numpy(eye_openness(times, seed)).to(device)
+            openness = torch.from_numpy(eye_openness(times, seed, schedule.frames.duration)).to(device)
         if motion == "subtle":
             poses = torch.from_numpy(head_poses(times, schedule.spoken(), seed)).to(device)
 

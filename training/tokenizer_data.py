@@ -139,7 +139,8 @@ class TokenizerBatches(NumberedBatches):
 
     def make(self, random: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Keyword arguments of `VisualTokenizerModel.forward`, and `reference_expression`: `(B, 468, 2)`, where
-        `reference_expression_known` `(B,)`; `compared` `(B,)`: beside that reference lies what is encoded."""
+        `reference_expression_known` `(B,)`; `compared` `(B,)`: beside that reference lies what is encoded; `portrait`
+        `(B,)`: no frame of a video."""
         parts = [self.speakers(random, self.batch_size - self.count)] if self.count < self.batch_size else []
         smiles = round(self.count * self.smile_share) if self.count and self.closed_smiles else 0
         if smiles:
@@ -187,6 +188,7 @@ class TokenizerBatches(NumberedBatches):
             "reference_expression": self.frames.expression(partners, reference_landmarks),
             "reference_expression_known": torch.ones(count, dtype=torch.bool),
             "compared": torch.ones(count, dtype=torch.bool),
+            "portrait": torch.zeros(count, dtype=torch.bool),
         }
 
     def reenactments(self, random: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
@@ -222,6 +224,7 @@ class TokenizerBatches(NumberedBatches):
             "reference_expression": torch.from_numpy(np.stack(expressions)),
             "reference_expression_known": torch.tensor(np.array(known, bool)),
             "compared": own.flatten(),
+            "portrait": torch.ones(count, dtype=torch.bool),
         }
 
     def smiles(self, random: np.random.Generator, count: int) -> dict[str, torch.Tensor]:
@@ -243,6 +246,7 @@ class TokenizerBatches(NumberedBatches):
             "reference_expression": torch.from_numpy(np.stack([self.reenacted.expression(i) for i in references])),
             "reference_expression_known": unknown,
             "compared": ~unknown,
+            "portrait": ~unknown,
         }
 
 

@@ -22,6 +22,7 @@ import argparse
 
 import numpy as np
 import torch
+from adversarial import Adversary
 from model_card import dataset_facts
 from tokenizer_data import TokenizerBatches, load_rows
 from trained_stages import load_trained
@@ -32,7 +33,7 @@ from avatarsync.data.dataset import load
 from avatarsync.errors import InvalidArgumentError
 from avatarsync.expression_transfer import UPPER_LIP_SHARE
 from avatarsync.face_mesh import LIP_RINGS
-from avatarsync.lip_edges import LOWER, UPPER, lip_gaps
+from avatarsync.lip_edges import LOWER, UPPER, inset_open_lips, lip_gaps
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, cut, mouth_widths
 from avatarsync.perceptual import load_perceptual
 from avatarsync.quantizers import VectorQuantizer
@@ -79,11 +80,32 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep_encoder", action="store_true", help="phase joint trains the painter alone: a generator knows the codes"
     )
+    parser.add_argument(
+        "--adversarial_weight", type=float, default=0.0, help="of an adversary in phase paint or joint, 1: as the rest"
+    )
+    parser.add_argument(
+        "--adversary_alone", type=int, default=200, help="steps before the painter learns of the adversary"
+    )
+    parser.add_argument(
+        "--judged",
+        choices=("all", "portraits"),
+        default="all",
+        help="by the adversary: videos may be dull and blurred",
+    )
+    parser.add_argument(
+        "--led_share", type=float, default=0.0, help="of phase paint, painted where codes lead, not at true landmarks"
+    )
     parser.add_argument("--continuous_share", type=float, default=0.5, help="of phase expression, before quantising")
     args = parser.parse_args(argv)
     before = {"encoder": "expression", "paint": "expression", "joint": "paint"}.get(args.phase)
     if args.perceptual and args.phase not in ("paint", "joint"):
         raise InvalidArgumentError("--perceptual belongs to --phase paint or joint: the others draw no pictures")
+    if args.adversarial_weight and args.phase not in ("paint", "joint"):
+        raise InvalidArgumentError("--adversarial_weight belongs to --phase paint or joint: others draw no pictures")
+    if args.led_share and args.phase != "paint":
+        raise InvalidArgumentError("--led_share belongs to --phase paint: joint is led by codes alone")
+    if args.adversarial_weight < 0:
+        raise InvalidArgumentError(f"--adversarial_weight {args.adversarial_weight}: give 0 (no adversary) or more")
     if args.keep_encoder and args.phase != "joint":
         raise InvalidArgumentError("--keep_encoder belongs to --phase joint: of the others each trains what it says")
     if before and args.init_from is None:
@@ -95,6 +117,20 @@ def build_model(args: argparse.Namespace, crop_size: int) -> VisualTokenizerMode
     if args.init_from is not None:
         return load_trained(VisualTokenizerModel, args.init_from)
     return VisualTokenizerModel(VisualTokenizerConfig(crop_size=crop_size, quantizer=args.quantizer, **sizes(args)))
+
+
+@torch.no_grad()
+def led_by_codes(batch: dict[str, torch.Tensor], model: VisualTokenizerModel, share: float) -> torch.Tensor:
+    """Landmarks `(B, 468, 2)` to paint at: the true ones, and for `share` of the pictures those that codes lead to.
+
+    Never for a reference whose own expression nobody knows, as an open smile's: they would lead far beside the label.
+    """
+    codes = model.encode(batch["pixel_values"], batch["own_reference_pixel_values"])
+    codes = torch.where(batch["quantize"][:, None, None], model.quantize(codes).codes, codes)
+    resting = model.expression(model.encode(batch["reference_pixel_values"]))
+    led = model.transfer(inset_open_lips(batch["reference_landmarks"]), model.expression(codes), resting)
+    chosen = (torch.rand(len(led), device=led.device) < share) & batch["reference_expression_known"]
+    return torch.where(chosen[:, None, None], led, batch["label_landmarks"])
 
 
 def references_as_inputs(
@@ -216,15 +252,20 @@ def main(argv: list[str] | None = None) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, args.learning_rate, weight_decay=args.weight_decay, betas=(0.9, 0.98))
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    adversary = Adversary(accelerator, args.adversarial_weight) if args.adversarial_weight else None
     facts = dataset_facts(args.data, len(train[0]), len(train[1] or ()), data.settings)
     if perceptual is not None:
         facts["Losses"] = f"perceptual: {perceptual.name}, weight {args.perceptual_weight}"
+    if adversary is not None:
+        facts["Adversary"] = f"of opened mouths, weight {args.adversarial_weight} of all other losses' gradient"
     run = TrainingRun(accelerator, args, model, optimizer, facts | {"Stage": f"Visual tokenizer, phase {args.phase}."})
 
     usage = torch.zeros(model.config.codebook_size, dtype=torch.long, device=accelerator.device)
     for batch in run.micro_batches(batches):
         if paint or joint:
             inputs = {name: batch[name] for name in MODEL_INPUTS}
+            if paint and args.led_share:
+                inputs["label_landmarks"] = led_by_codes(batch, model, args.led_share)
         else:
             inputs = references_as_inputs(batch, model if args.phase == "encoder" else None)
         if joint:
@@ -238,13 +279,21 @@ def main(argv: list[str] | None = None) -> None:
             result = prepared(**inputs)
             # With frozen codes only the painter's loss has a gradient.
             loss = result.pixel_loss if paint else result.expression_loss if continuous else result.loss
-            if perceptual is not None:
+            if perceptual is not None or adversary is not None:
                 window, side = model.mouth_window(inputs["reference_landmarks"]), model.config.painter_size
-                shown = (cut(pictures, window, side) for pictures in (result.decoded.pixels, inputs["labels"]))
-                perceptual_loss = perceptual(*shown).mean()
+                pictures = (result.decoded.pixels, inputs["labels"], inputs["reference_pixel_values"])
+                painted, real, reference = (cut(each, window, side) for each in pictures)
+            if perceptual is not None:
+                perceptual_loss = perceptual(painted, real).mean()
                 loss = loss + args.perceptual_weight * perceptual_loss
             if joint:
                 loss = loss + (args.pixel_weight - 1) * result.pixel_loss
+            if adversary is not None:
+                mask = cut(result.decoded.mask.detach(), window, side)
+                if args.judged == "portraits":
+                    mask = mask * batch["portrait"][:, None, None, None]
+                if run.step >= args.adversary_alone:
+                    loss = loss + adversary.loss(painted, reference, mask, loss, model.painter.head.weight)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(trained, args.max_grad_norm)
@@ -256,6 +305,8 @@ def main(argv: list[str] | None = None) -> None:
                 losses["pixel_loss"] = result.pixel_loss
             if perceptual is not None:
                 losses["perceptual_loss"] = perceptual_loss
+            if adversary is not None:
+                losses["adversary_loss"] = adversary.learn(painted, real, reference, mask)
             if isinstance(model.quantizer, VectorQuantizer) and not paint:
                 usage += torch.bincount(result.ids.flatten(), minlength=len(usage))
                 if (run.step + 1) % RESTART_STEPS == 0:

@@ -186,6 +186,38 @@ def test_only_phase_joint_can_keep_the_encoder(data, codes, tmp_path):
                               "--init_from", str(codes), "--keep_encoder", *LOOP])  # fmt: skip
 
 
+@pytest.mark.parametrize("phase", ["paint", "joint"])
+def test_an_adversary_trains_the_painter_and_resumes_exactly(phase, data, codes, tmp_path):
+    options = ["--data", str(data), "--phase", phase, "--init_from", str(codes), "--portrait_share", "0",
+               *(["--keep_encoder"] if phase == "joint" else []), *LOOP]  # fmt: skip
+    adversary = ["--adversarial_weight", "0.5", "--adversary_alone", "1"]
+    train_tokenizer.main([*options, "--out", str(tmp_path / "alone")])
+    train_tokenizer.main([*options, *adversary, "--out", str(tmp_path / "whole")])
+    before, after = (load_file(folder / "model.safetensors") for folder in (codes, tmp_path / "whole"))
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"painter"}
+    assert not equal(tmp_path / "whole" / "model.safetensors", tmp_path / "alone" / "model.safetensors")
+    history = [json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").read_text().splitlines()]
+    # 0 where no mouth of a batch is open.
+    assert any(entry["adversary_loss"] > 0 for entry in history if "loss" in entry)
+    assert "Adversary" in (tmp_path / "whole" / "README.md").read_text()
+    out = halve(tmp_path / "whole", tmp_path / "run")
+    train_tokenizer.main([*options, *adversary, "--out", str(out), "--resume", "latest"])
+    assert equal(out / "model.safetensors", tmp_path / "whole" / "model.safetensors")
+    # There is no portrait to judge.
+    train_tokenizer.main([*options, *adversary, "--judged", "portraits", "--out", str(tmp_path / "unheard")])
+    assert equal(tmp_path / "unheard" / "model.safetensors", tmp_path / "alone" / "model.safetensors")
+
+
+def test_an_adversary_belongs_where_pictures_are_drawn(data, codes, tmp_path):
+    options = ["--data", str(data), "--out", str(tmp_path / "run"), "--init_from", str(codes), *LOOP]
+    with pytest.raises(InvalidArgumentError, match="belongs to --phase paint or joint"):
+        train_tokenizer.main([*options, "--phase", "encoder", "--adversarial_weight", "1"])
+    with pytest.raises(InvalidArgumentError, match="give 0"):
+        train_tokenizer.main([*options, "--phase", "paint", "--adversarial_weight", "-1"])
+    with pytest.raises(InvalidArgumentError, match="joint is led by codes alone"):
+        train_tokenizer.main([*options, "--phase", "joint", "--led_share", "0.5"])
+
+
 @pytest.mark.parametrize("quantizer", ["lfq", "vq"])
 def test_both_quantizers_train(quantizer, data, tmp_path):
     train_codes(data, tmp_path / "run", "--quantizer", quantizer, "--continuous_share", "0")

@@ -19,7 +19,7 @@ from avatarsync.errors import CheckpointError
 
 RUN_ALL = Path(__file__).resolve().parents[2] / "training" / "run_all.sh"
 STAGES = (
-    *("detector", "landmarks", "face_aligner", "codes", "encoder", "painted", "tokenizer"),
+    *("detector", "landmarks", "face_aligner", "codes", "encoder", "painted", "joint", "tokenizer"),
     *("keyframes_1", "keyframes_2", "keyframes_3", "keyframes_4", "keyframes_5", "interpolation", "interpolation_2"),
 )
 

@@ -13,8 +13,6 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from avatarsync.errors import InvalidArgumentError
-
 MOST_WEIGHT = 100.0  # against the other losses, where the adversary's gradient is next to nothing
 LEARNING_RATE = 8e-4  # more than the painter: at 2e-4 it was fooled from the start
 LEAST_OPENING = 1e-3  # share of a window: with less nobody opens the mouth in the whole batch
@@ -57,10 +55,6 @@ class Adversary:
 
     def __init__(self, accelerator: Accelerator, weight: float):
         self.accelerator, self.weight = accelerator, weight
-        if accelerator.state.deepspeed_plugin is not None:
-            raise InvalidArgumentError(
-                "--adversarial_weight trains two networks in turns, which DeepSpeed does not: use multi_gpu.yaml"
-            )
         self.judge = MouthDiscriminator().to(accelerator.device)
         optimizer = torch.optim.AdamW(self.judge.parameters(), LEARNING_RATE, betas=(0.5, 0.9))
         # Prepared, it is in the checkpoints.

@@ -12,8 +12,9 @@ known to have (cheap: no pixels are drawn). Phase `encoder` goes on with the enc
 the same person and mostly on portraits; what codes mean stays, and with it every keyframe generator. Phase `paint`
 trains the painter alone, at the true landmarks. Phase `joint` trains encoder and painter by the pixels that the codes
 lead to, through transfer, mesh and warp, beside the losses of phase `encoder`; here, too, what codes mean stays. Which
-codes an encoder finds does not, and a keyframe generator has learned those: once there is one, `--keep_encoder`. DATA
-is what `prepare_data.py` and `reenact_portraits.py` wrote.
+codes an encoder finds does not, and a keyframe generator has learned those: once there is one, `--keep_encoder`. With
+`--adversarial_weight`, opened mouths are judged by an adversary (`adversarial.py`): last of all, in phase `paint`.
+DATA is what `prepare_data.py` and `reenact_portraits.py` wrote.
 
 Measured on two cores of an AMD EPYC with AVX512-BF16, --mixed_precision bf16, batches of 32: see training/README.md.
 """
@@ -106,6 +107,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InvalidArgumentError("--led_share belongs to --phase paint: joint is led by codes alone")
     if args.adversarial_weight < 0:
         raise InvalidArgumentError(f"--adversarial_weight {args.adversarial_weight}: give 0 (no adversary) or more")
+    if args.judged == "portraits" and not args.portrait_share:
+        raise InvalidArgumentError("--judged portraits, and --portrait_share 0: there is none; give a share, or all")
     if args.keep_encoder and args.phase != "joint":
         raise InvalidArgumentError("--keep_encoder belongs to --phase joint: of the others each trains what it says")
     if before and args.init_from is None:
@@ -230,6 +233,10 @@ class HeldOut:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     accelerator = start_accelerator(args)
+    if args.adversarial_weight and accelerator.state.deepspeed_plugin is not None:
+        raise InvalidArgumentError(
+            "--adversarial_weight trains two networks in turns, which DeepSpeed does not: use multi_gpu.yaml"
+        )
     data = load(args.data)
     train, held = load_rows(data, "train", args.data), load_rows(data, "test", args.data)
     smile_share = args.smile_share if args.phase == "paint" else 0.0

@@ -203,9 +203,6 @@ def test_an_adversary_trains_the_painter_and_resumes_exactly(phase, data, codes,
     out = halve(tmp_path / "whole", tmp_path / "run")
     train_tokenizer.main([*options, *adversary, "--out", str(out), "--resume", "latest"])
     assert equal(out / "model.safetensors", tmp_path / "whole" / "model.safetensors")
-    # There is no portrait to judge.
-    train_tokenizer.main([*options, *adversary, "--judged", "portraits", "--out", str(tmp_path / "unheard")])
-    assert equal(tmp_path / "unheard" / "model.safetensors", tmp_path / "alone" / "model.safetensors")
 
 
 def test_an_adversary_belongs_where_pictures_are_drawn(data, codes, tmp_path):
@@ -214,6 +211,9 @@ def test_an_adversary_belongs_where_pictures_are_drawn(data, codes, tmp_path):
         train_tokenizer.main([*options, "--phase", "encoder", "--adversarial_weight", "1"])
     with pytest.raises(InvalidArgumentError, match="give 0"):
         train_tokenizer.main([*options, "--phase", "paint", "--adversarial_weight", "-1"])
+    with pytest.raises(InvalidArgumentError, match="there is none"):
+        train_tokenizer.main([*options, "--phase", "paint", "--adversarial_weight", "1", "--judged", "portraits",
+                              "--portrait_share", "0"])  # fmt: skip
     with pytest.raises(InvalidArgumentError, match="joint is led by codes alone"):
         train_tokenizer.main([*options, "--phase", "joint", "--led_share", "0.5"])
 

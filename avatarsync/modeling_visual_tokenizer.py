@@ -342,6 +342,7 @@ class VisualTokenizerModel(PreTrainedModel):
         label_expression: torch.Tensor | None = None,
         quantize: torch.Tensor | None = None,
         own_reference_pixel_values: torch.Tensor | None = None,
+        led: torch.Tensor | None = None,
     ) -> VisualTokenizerOutput:
         """Tokenize `pixel_values`, apply the codes to the reference, and measure the losses that have labels.
 
@@ -355,6 +356,7 @@ class VisualTokenizerModel(PreTrainedModel):
             label_expression: `(B, 468, 2)`, the expression of `pixel_values` on the neutral face.
             quantize: `(B,)` bool, which items decode from discrete codes; None: all.
             own_reference_pixel_values: `(B, 3, S, S)`, another picture of whoever `pixel_values` shows; see `encode`.
+            led: `(B,)` bool, which items are painted where the codes put them although `label_landmarks` are given.
         """
         continuous = self.encode(pixel_values, own_reference_pixel_values)
         quantized = self.quantize(continuous)
@@ -376,10 +378,11 @@ class VisualTokenizerModel(PreTrainedModel):
                 loss, expression_loss, None, quantized.loss, None, quantized.codes, quantized.ids
             )
         reference = self.prepare_reference(reference_pixel_values, reference_landmarks)
-        if label_landmarks is None:
+        landmarks = label_landmarks
+        if label_landmarks is None or led is not None:
             landmarks = self.transfer(reference.landmarks, expression, reference.expression)
-        else:
-            landmarks = label_landmarks
+        if label_landmarks is not None and led is not None:
+            landmarks = torch.where(led[:, None, None], landmarks, label_landmarks)
         decoded = self.paint(codes, reference, landmarks, expression)
         if labels is not None:
             window = self.mouth_window(reference.landmarks)

@@ -145,6 +145,25 @@ def test_losses_reach_every_part_and_go_down(model, faces):
     assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1]
 
 
+@torch.no_grad()
+def test_items_are_painted_at_the_true_landmarks_or_where_their_codes_lead(model, faces):
+    pictures, landmarks = faces
+    true = landmarks + 0.02
+    inputs = {
+        "pixel_values": pictures.flip(0),
+        "reference_pixel_values": pictures,
+        "reference_landmarks": landmarks,
+        "own_reference_pixel_values": pictures,
+    }
+    by_codes = model(**inputs).decoded.landmarks
+    chosen = torch.tensor([True, False, True])
+    mixed = model(**inputs, label_landmarks=true, led=chosen).decoded.landmarks
+    assert torch.equal(mixed[chosen], by_codes[chosen]) and torch.equal(mixed[~chosen], true[~chosen])
+    assert torch.equal(model(**inputs, label_landmarks=true).decoded.landmarks, true)
+    assert torch.equal(model(**inputs, led=~chosen).decoded.landmarks, by_codes)
+    assert (by_codes - true).abs().max() > 1e-3
+
+
 def test_saving_and_loading_keeps_every_weight(model, faces, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = VisualTokenizerModel.from_pretrained(tmp_path).eval()

@@ -34,7 +34,7 @@ from avatarsync.data.dataset import load
 from avatarsync.errors import InvalidArgumentError
 from avatarsync.expression_transfer import UPPER_LIP_SHARE
 from avatarsync.face_mesh import LIP_RINGS
-from avatarsync.lip_edges import LOWER, UPPER, inset_open_lips, lip_gaps
+from avatarsync.lip_edges import LOWER, UPPER, lip_gaps
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, cut, mouth_widths
 from avatarsync.perceptual import load_perceptual
 from avatarsync.quantizers import VectorQuantizer
@@ -120,20 +120,6 @@ def build_model(args: argparse.Namespace, crop_size: int) -> VisualTokenizerMode
     if args.init_from is not None:
         return load_trained(VisualTokenizerModel, args.init_from)
     return VisualTokenizerModel(VisualTokenizerConfig(crop_size=crop_size, quantizer=args.quantizer, **sizes(args)))
-
-
-@torch.no_grad()
-def led_by_codes(batch: dict[str, torch.Tensor], model: VisualTokenizerModel, share: float) -> torch.Tensor:
-    """Landmarks `(B, 468, 2)` to paint at: the true ones, and for `share` of the pictures those that codes lead to.
-
-    Never for a reference whose own expression nobody knows, as an open smile's: they would lead far beside the label.
-    """
-    codes = model.encode(batch["pixel_values"], batch["own_reference_pixel_values"])
-    codes = torch.where(batch["quantize"][:, None, None], model.quantize(codes).codes, codes)
-    resting = model.expression(model.encode(batch["reference_pixel_values"]))
-    led = model.transfer(inset_open_lips(batch["reference_landmarks"]), model.expression(codes), resting)
-    chosen = (torch.rand(len(led), device=led.device) < share) & batch["reference_expression_known"]
-    return torch.where(chosen[:, None, None], led, batch["label_landmarks"])
 
 
 def references_as_inputs(
@@ -272,7 +258,9 @@ def main(argv: list[str] | None = None) -> None:
         if paint or joint:
             inputs = {name: batch[name] for name in MODEL_INPUTS}
             if paint and args.led_share:
-                inputs["label_landmarks"] = led_by_codes(batch, model, args.led_share)
+                # Never from a reference whose expression nobody knows, as an open smile's: far beside the label.
+                known = batch["reference_expression_known"]
+                inputs["led"] = known & (torch.rand(len(known), device=known.device) < args.led_share)
         else:
             inputs = references_as_inputs(batch, model if args.phase == "encoder" else None)
         if joint:

@@ -205,6 +205,15 @@ def test_an_adversary_trains_the_painter_and_resumes_exactly(phase, data, codes,
     assert equal(out / "model.safetensors", tmp_path / "whole" / "model.safetensors")
 
 
+def test_painting_where_codes_lead_is_another_training(data, codes, tmp_path):
+    options = ["--data", str(data), "--phase", "paint", "--init_from", str(codes), "--portrait_share", "0", *LOOP]
+    for share in ("0", "1"):
+        train_tokenizer.main([*options, "--led_share", share, "--out", str(tmp_path / share)])
+    before, true, led = (load_file(out / "model.safetensors") for out in (codes, tmp_path / "0", tmp_path / "1"))
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], led[name])} == {"painter"}
+    assert any(not torch.equal(true[name], led[name]) for name in true)
+
+
 def test_an_adversary_belongs_where_pictures_are_drawn(data, codes, tmp_path):
     options = ["--data", str(data), "--out", str(tmp_path / "run"), "--init_from", str(codes), *LOOP]
     with pytest.raises(InvalidArgumentError, match="belongs to --phase paint or joint"):

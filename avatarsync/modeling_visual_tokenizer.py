@@ -35,6 +35,7 @@ from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
 from .smooth_step import smooth_step
 from .teeth_colour import greenest_teeth, limit_green
 from .warping import mesh_flow, shrink, soften, warp
+from .windows import cut, paste
 
 MOUTH_SOFTNESS = 0.006  # blur of the mouth mask, of the crop's side
 EDGE_WEIGHT = 2.0  # of the paint's gradients against its colours: teeth are edges
@@ -417,22 +418,6 @@ def mouth_widths(landmarks: torch.Tensor) -> torch.Tensor:
     """Distance `(B, 2)` between the corners of the outer and of the inner lips."""
     right, left = ([ring[0] for ring in (OUTER_LIPS, INNER_LIPS)], [ring[10] for ring in (OUTER_LIPS, INNER_LIPS)])
     return (landmarks[:, left] - landmarks[:, right]).norm(dim=-1)
-
-
-def cut(image: torch.Tensor, corner: torch.Tensor, side: int) -> torch.Tensor:
-    """Windows `(B, C, side, side)` of `(B, C, H, W)` with their upper left corners at `(B, 2)` (x, y)."""
-    return torch.stack(
-        [one[:, y : y + side, x : x + side] for one, (x, y) in zip(image, corner.tolist(), strict=True)]
-    )
-
-
-def paste(windows: torch.Tensor, image: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
-    """`image` `(B, C, H, W)` with `windows` `(B, C, s, s)` in the places they were cut from."""
-    side = windows.shape[-1]
-    out = image.clone()
-    for index, (x, y) in enumerate(corner.tolist()):
-        out[index, :, y : y + side, x : x + side] = windows[index]
-    return out
 
 
 def paint_loss(painted: torch.Tensor, real: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -35,9 +35,10 @@ from avatarsync.errors import InvalidArgumentError
 from avatarsync.expression_transfer import UPPER_LIP_SHARE
 from avatarsync.face_mesh import LIP_RINGS
 from avatarsync.lip_edges import LOWER, UPPER, lip_gaps
-from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, cut, mouth_widths
+from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, mouth_widths
 from avatarsync.perceptual import load_perceptual
 from avatarsync.quantizers import VectorQuantizer
+from avatarsync.windows import cut
 
 MODEL_INPUTS = (
     "pixel_values",

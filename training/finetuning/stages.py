@@ -25,12 +25,12 @@ from avatarsync.modeling_visual_tokenizer import (
     WIDTH_WEIGHT,
     Reference,
     VisualTokenizerModel,
-    cut,
     mouth_widths,
     paint_loss,
 )
 from avatarsync.perceptual import PerceptualDistance
 from avatarsync.warping import mesh_flow
+from avatarsync.windows import cut
 
 from .adapting import INTERPOLATION, KEYFRAMES, LIPS, PAINTER, Stage
 from .faces import Faces, LookBatches

@@ -2,8 +2,9 @@
 
 Clean talking video of many people is rare, portraits are not. A portrait and a driver frame make a training picture
 whose expression is known exactly: the portrait is warped by the transferred landmarks. Inside the opened mouth the
-portrait's own teeth stay where they are, as upper teeth do; the rest comes from the driver, matched in colour, or from
-a *donor*: another portrait, which smiles. Then nothing of the drivers but their landmarks is in the pictures.
+portrait's own teeth stay where they are, as upper teeth do; the rest comes from the driver, matched in colour. Before
+that may lie the upper teeth of a portrait that smiles (`lent_teeth.py`). Or all that is seen inside comes from such a
+portrait: then nothing of the drivers but their landmarks is in the pictures.
 
 `ReenactPortraits` is the transform for `datasets.Dataset.map`; `training/reenact_portraits.py` caches what it makes in
 DATASET/reenacted, which `ReenactedRows` reads.
@@ -28,6 +29,7 @@ from ..teeth_colour import skin_colour
 from ..warping import mesh_flow, soften, warp
 from .dataset import SPLITS, Rows, encode_image
 from .expressions import Expressions
+from .lent_teeth import find_lenders, inside_of_lips, lay_before, lend, seen_teeth, shade
 
 EDGE_SOFTNESS = 0.006  # of the crop's side
 # The driver's mouth is filmed at few pixels and compressed; without more contrast its teeth are a grey smear.
@@ -51,6 +53,8 @@ DONOR_GAP = 0.035
 MAX_TURN = 0.075  # of the nose tip from the middle of the crop, in crop sides
 # ... and a face enlarged into its crop is blurred.
 MAX_ENLARGEMENT = 1.6
+
+MOUTHS = ("mixed", "drivers", "portraits")  # whose mouths are inside open lips
 
 REENACTED_FEATURES = datasets.Features(
     {
@@ -108,6 +112,7 @@ def reenact(
     driver_expressions: torch.Tensor | None = None,
     margin: int = 0,
     filmed: bool = True,
+    lenders: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give each portrait its driver's expression.
 
@@ -118,6 +123,8 @@ def reenact(
             speaker of the neutral face, whose landmarks are their own expression.
         margin: pixels by which the pictures reach beyond the pose-driven crop of S on every side.
         filmed: see `lit_like`.
+        lenders: smiles like `drivers`, and their landmarks, whose upper teeth are seen before the drivers' mouths
+            where a portrait hides its own.
 
     Returns:
         Pictures `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255] and their landmarks `(B, 468, 2)`.
@@ -134,12 +141,18 @@ def reenact(
     interior = warp(drivers, mouth_flow, mode="bicubic")
     own, other = skin_colour(portraits, before) + 1, skin_colour(drivers, driving) + 1
     interior = lit_like(interior, mouth, own, other, filmed)
+    if lenders is not None:
+        smile = seen_teeth(lenders[0], lenders[1] * size + margin, size)
+        lit = lit_like(smile.pictures, smile.mask, own, smile.skin, filmed=False)
+        interior = lay_before(shade(interior), *lend(smile, lit, before, size), size)
     if filmed:
         interior = interior * light_behind_lips(mouth, size)
-    # Well inside the portrait's own open mouth: its rim is lip as often as tooth.
-    _, own_mouth = mesh_flow(before, before, side)
-    teeth = (2 * soften(own_mouth, EDGE_SOFTNESS * size) - 1).clamp_min(0)
-    interior = interior.clamp(0, 255) * (1 - teeth) + portraits * teeth
+    own_teeth = inside_of_lips(before, size, side)
+    interior = interior.clamp(0, 255)
+    if lenders is None:
+        interior = interior * (1 - own_teeth) + portraits * own_teeth
+    else:
+        interior = lay_before(interior, portraits, own_teeth, size)
     opacity = soften(mouth, EDGE_SOFTNESS * size)
     pictures = pictures * (1 - opacity) + interior * opacity
     line = F.pad(lip_line(portrait_landmarks, target, size), (margin,) * 4)
@@ -182,15 +195,26 @@ class ReenactPortraits:
 
     Args:
         portraits, clips: rows of one split, with pose-driven crops of one size.
-        mouths: whose mouths are seen inside open lips, "drivers" or, of donors, "portraits".
+        mouths: whose mouths are seen inside open lips: "drivers", of donors, "portraits", or "mixed", the drivers'
+            behind the upper teeth of portraits that smile. Where none does, mixed ones are the drivers'.
+        lender: crop `(S, S, 3) uint8` and landmarks `(468, 2)` of the smile whose teeth all portraits get that hide
+            theirs, if mouths are mixed; None: each another's. Nobody can tell what is behind closed lips: of many
+            people's teeth a painter learns the mean, a light band, and one person's it learns by heart.
 
     Raises:
         DatasetError: there are to be donors, and no portrait smiles with its teeth.
     """
 
-    def __init__(self, portraits: Rows, clips: Rows, mouths: str = "drivers"):
-        self.portraits, self.clips = portraits, clips
+    def __init__(
+        self,
+        portraits: Rows,
+        clips: Rows,
+        mouths: str = "drivers",
+        lender: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
+        self.portraits, self.clips, self.lender = portraits, clips, lender
         self.donors = find_donors(portraits) if mouths == "portraits" else None
+        self.lenders = find_lenders(portraits) if mouths == "mixed" and lender is None else np.array([], int)
         self.portrait_rows = {name: row for row, name in enumerate(portraits.ids)}
         self.clip_rows = {name: row for row, name in enumerate(clips.ids)}
         self.expressions = Expressions.of_rows(clips)
@@ -206,14 +230,18 @@ class ReenactPortraits:
         speakers = [self.clips.speakers[row] for row, _ in drivers]
         expressions = self.expressions(driver_landmarks, speakers)
         if self.donors is None:
-            frames = [self.clips.crop(row, frame) for row, frame in drivers]
+            frames, margin = _padded([self.clips.crop(row, frame) for row, frame in drivers])
         else:
-            donors = [self.donor(*pair) for pair in zip(batch["portrait"], batch["driver_frame"], strict=True)]
-            frames = [self.portraits.crop(row, 0) for row in donors]
-            driver_landmarks = torch.from_numpy(np.stack([self.portraits.landmarks(row)[0] for row in donors]))
-        frames = _tensor(frames)
-        margin = wide_margin(frames.shape[-1])
-        frames = F.pad(frames, (margin, margin, margin, margin), mode="replicate")
+            # Of every picture another: nobody knows what is behind closed lips.
+            keys = [f"{name} {number}" for name, number in zip(batch["portrait"], batch["driver_frame"], strict=True)]
+            frames, driver_landmarks, margin = self.smiles(self.donors, keys)
+        lenders = None
+        if self.lender is not None:
+            crop, points = self.lender
+            lenders = _padded([crop] * len(portraits))[0], torch.from_numpy(points).expand(len(portraits), -1, -1)
+        elif len(self.lenders):
+            # Of all pictures of a portrait the same: they are to be one person's.
+            lenders = self.smiles(self.lenders, batch["portrait"])[:2]
         pictures, targets = reenact(
             _tensor([wide[row] for row in portraits]),
             landmarks,
@@ -223,6 +251,7 @@ class ReenactPortraits:
             expressions,
             margin,
             filmed=self.donors is None,
+            lenders=lenders,
         )
         pictures = pictures.round().byte().permute(0, 2, 3, 1).numpy()
         inside = slice(margin, pictures.shape[1] - margin)
@@ -233,10 +262,12 @@ class ReenactPortraits:
             "wide": [encode_image(picture, WIDE_QUALITY) for picture in pictures],
         }
 
-    def donor(self, portrait: str, number: int) -> int:
-        """Row of the portrait that lends its mouth to the picture of `portrait` with driver frame `number`."""
-        key = hashlib.sha256(f"{portrait} {number}".encode()).digest()[:8]
-        return int(self.donors[int.from_bytes(key, "little") % len(self.donors)])
+    def smiles(self, rows: np.ndarray, keys: list[str]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """For each key one portrait of `rows`, with a margin, its landmarks in fractions of the crop; the margin."""
+        digests = (hashlib.sha256(key.encode()).digest()[:8] for key in keys)
+        chosen = [int(rows[int.from_bytes(digest, "little") % len(rows)]) for digest in digests]
+        crops, margin = _padded([self.portraits.crop(row, 0) for row in chosen])
+        return crops, torch.from_numpy(np.stack([self.portraits.landmarks(row)[0] for row in chosen])), margin
 
     def wide_portrait(self, row: int) -> np.ndarray:
         """A portrait's crop amid its surroundings, `(S + 2·margin, S + 2·margin, 3) uint8`."""
@@ -289,6 +320,12 @@ def doubts(landmarks: np.ndarray, matrix: np.ndarray) -> str | None:
 def _tensor(pictures: list[np.ndarray]) -> torch.Tensor:
     """Pictures (H, W, 3) uint8 → `(B, 3, H, W)` in [0, 255]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+
+
+def _padded(crops: list[np.ndarray]) -> tuple[torch.Tensor, int]:
+    """Crops (S, S, 3) uint8 → `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255], and the margin."""
+    margin = wide_margin(len(crops[0]))
+    return F.pad(_tensor(crops), (margin,) * 4, mode="replicate"), margin
 
 
 class ReenactedRows:

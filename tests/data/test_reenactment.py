@@ -101,6 +101,43 @@ def test_the_drivers_own_shape_may_differ_from_its_expression(face, transfer):
     assert not torch.allclose(landmarks, transfer(face[1], other, transfer.neutral[None]), atol=1e-3)
 
 
+def closed(face, transfer):
+    """The face with shut lips."""
+    picture, landmarks = reenact(*face, face[0], expression(0.0), transfer, margin=MARGIN)
+    return picture, landmarks
+
+
+def test_lent_teeth_stay_while_the_jaw_drops(face, transfer):
+    """Teeth painted green are found at the same place, cut off by the lips, in a face that hid its own."""
+    shut = closed(face, transfer)
+    points = face[1] * SIZE + MARGIN
+    green = face[0].clone()
+    top, bottom = (int(points[0, lip, 1]) for lip in (13, 14))
+    green[..., top - 2 : bottom + 3, int(points[0, 78, 0]) : int(points[0, 308, 0])] = torch.tensor([0.0, 255.0, 0.0])[
+        :, None, None
+    ]
+    seen = []
+    for opening in (0.05, 0.1):
+        without, landmarks = reenact(*shut, face[0], expression(opening), transfer, margin=MARGIN)
+        picture, same = reenact(*shut, face[0], expression(opening), transfer, margin=MARGIN, lenders=(green, face[1]))
+        torch.testing.assert_close(same, landmarks)
+        added = (picture[0, 1] - picture[0, 0] > 60) & (without[0, 1] - without[0, 0] < 60)
+        rows, columns = torch.nonzero(added, as_tuple=True)
+        assert len(rows) > 40
+        lips = landmarks[0] * SIZE + MARGIN
+        assert lips[list(face_mesh.INNER_LIPS), 1].min() - 2 < rows.min() and rows.max() < lips[14, 1]
+        seen.append((rows.max().item(), (columns.min() + columns.max()).item() / 2))
+    (low, middle), (lower, other) = seen
+    assert abs(low - lower) <= 1 and abs(middle - other) <= 1.5, "the edge follows the skull, not the jaw"
+
+
+def test_a_portrait_that_shows_its_teeth_keeps_them(face, transfer):
+    green = torch.zeros_like(face[0])
+    green[:, 1] = 255
+    picture, _ = reenact(*face, face[0], expression(0.08), transfer, margin=MARGIN, lenders=(green, face[1]))
+    assert (picture[0, 1] - picture[0, 0]).max() < 120
+
+
 def test_a_drivers_coloured_light_does_not_colour_the_teeth():
     mouth = torch.ones(1, 1, 8, 8)
     white, skin = torch.full((1, 3, 8, 8), 180.0), torch.tensor([[200.0, 156.0, 141.0]])
@@ -188,6 +225,20 @@ def test_a_mouth_that_is_lent_leaves_nothing_of_the_driver(made, monkeypatch, mo
     painted = transform(pairs)
     assert all((plain[name] == painted[name]) is same for name in ("crop", "wide"))
     np.testing.assert_array_equal(plain["expression"], painted["expression"])
+
+
+def test_one_lender_gives_everybody_the_same_teeth(made, monkeypatch):
+    portraits, clips, pairs, _ = made
+    row = portraits.ids.index("open")
+    lender = portraits.crop(row, 0), portraits.landmarks(row)[0].copy()
+    pairs = pairs | {"portrait": ["blue", "blue", "blue"]}
+    plain = ReenactPortraits(portraits, clips)(pairs)
+    lent = ReenactPortraits(portraits, clips, "mixed", lender)(pairs)
+    assert plain["crop"] != lent["crop"]
+    monkeypatch.setattr("avatarsync.data.reenactment.find_lenders", lambda rows: np.array([row]))
+    assert ReenactPortraits(portraits, clips, "mixed")(pairs)["crop"] == lent["crop"]
+    monkeypatch.setattr("avatarsync.data.reenactment.find_lenders", lambda rows: np.array([], int))
+    assert ReenactPortraits(portraits, clips, "mixed")(pairs)["crop"] == plain["crop"], "nobody smiles"
 
 
 def test_a_portraits_mouth_keeps_its_contrast():

@@ -176,6 +176,17 @@ def test_other_mouths_change_what_is_inside_open_lips_alone(made, copy):
         make(copy)
 
 
+def test_a_lender_is_a_training_portrait_of_mixed_mouths(made, copy):
+    with pytest.raises(InvalidArgumentError, match="--lender belongs to --mouths mixed"):
+        make(copy, "--lender", "open")
+    with pytest.raises(DatasetError, match="--lender nobody: no training portrait of .* is called so"):
+        make(copy, "--mouths", "mixed", "--lender", "nobody")
+    make(copy, "--mouths", "mixed", "--lender", "open")
+    assert content(copy)[0] == content(made)[0]
+    with pytest.raises(DatasetError, match="--lender open, not None"):
+        make(copy, "--mouths", "mixed")
+
+
 def test_a_dataset_from_before_there_was_a_choice_is_known(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "data")
     file = folder / "reenacted" / "reenactment.json"

@@ -124,6 +124,9 @@ def _build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--fps", default="25", help="frames per second, 10 to 60, or 30000/1001 (default: 25)")
     generate.add_argument("--seed", type=int, default=0, help="the same seed gives the same video (default: 0)")
     generate.add_argument("--motion", default="subtle", help="of the head: subtle or still (default: subtle)")
+    generate.add_argument(
+        "--articulation", metavar="X", type=float, default=1.0, help="how far lips go, 0.25 to 2 (default: 1)"
+    )
     generate.add_argument("--no-blink", action="store_true", help="keep the eyes as they are")
     generate.add_argument("--face-box", metavar="X,Y,W,H", type=_face_box, help="where the face is, in pixels")
     generate.add_argument("--face-index", metavar="N", type=int, help="which of several faces, 0 is the largest")
@@ -260,6 +263,7 @@ def _generate(args: argparse.Namespace) -> None:
         fps=fps,
         seed=args.seed,
         motion=args.motion,
+        articulation=args.articulation,
         blink=not args.no_blink,
         face_box=args.face_box,
         face_index=args.face_index,

@@ -34,6 +34,7 @@ THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
 # training clips, and does 1.1 times since the inner lips go farther (its r there 0.74, now 0.77). The outer lips keep
 # to them: with this for both, r is 0.76. Openings are foretold better and need nothing.
 FORETOLD_WIDTH_GAIN = 1.7
+ARTICULATIONS = (0.25, 2.0)  # how far lips and jaw can be told to go, 1 for as far as foretold
 # Nobody says /u/ with the corners of a broad smile. Of what a mouth is wider than most are at rest (of the crop's
 # side), so much goes where it is narrowed: nothing of it up to the first share of its width, and all from the second
 # on, which is a rounded vowel.
@@ -102,6 +103,7 @@ class ExpressionTransfer(nn.Module):
         expression: torch.Tensor,
         reference_expression: torch.Tensor,
         foretold: bool = False,
+        articulation: float = 1.0,
     ) -> torch.Tensor:
         """Target landmarks `(B, 468, 2)`.
 
@@ -110,15 +112,21 @@ class ExpressionTransfer(nn.Module):
             foretold: the expression was foretold from speech and not seen in a picture. Both halves of the face move
                 by the mean of what they do; mouths narrow and widen `FORETOLD_WIDTH_GAIN` as far, and wide ones narrow
                 farther to be rounded; eyes stay as they are (`eyelids` lets them blink).
+            articulation: of what is foretold: how far lips and jaw go, 1 as far as foretold. Lips that close do so
+                whatever it is.
         """
+        gaps = lip_gaps(expression)
         if foretold:
-            expression = reference_expression + self._evened(expression - reference_expression)
+            motion = self._evened(expression - reference_expression)
+            gaps = lip_gaps(reference_expression + motion)
+            expression = reference_expression + articulation * motion
         mobility = self.foretold_mobility if foretold else self.mobility
         motion = expression - reference_expression
         down = motion[:, CHIN, 1:] * self.jaw_shares  # (B, 16)
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
         target = reference + motion * mobility
-        lips = self._lips(reference, expression, reference_expression, foretold)  # (B, 4, 20, 2)
+        gain = articulation if foretold else 1.0
+        lips = self._lips(reference, expression, reference_expression, gaps, gain, foretold)  # (B, 4, 20, 2)
         # The skin around the mouth follows what the lips do beyond the common motion.
         outer = list(OUTER_LIPS)
         excess = lips[:, 0] - target[:, outer]
@@ -142,8 +150,9 @@ class ExpressionTransfer(nn.Module):
     def _index(self, groups) -> torch.Tensor:
         return torch.tensor([i for group in groups for i in group], device=self.neutral.device)
 
-    def _lips(self, reference, expression, reference_expression, foretold=False):
-        """Lip rings `(B, 4, 20, 2)` of the target, never crossing each other."""
+    def _lips(self, reference, expression, reference_expression, gaps, articulation, foretold):
+        """Lip rings `(B, 4, 20, 2)` of the target, never crossing each other, with gaps of those `(B, 9)`, which are
+        not articulated yet."""
         inner = list(INNER_LIPS)
         own_width, resting_width = _mouth_width(reference), _mouth_width(reference_expression)
         gain = FORETOLD_WIDTH_GAIN if foretold else 1.0
@@ -157,7 +166,7 @@ class ExpressionTransfer(nn.Module):
             x, y = target_inner.unbind(-1)
             target_inner = torch.stack([x - released[:, None] * (x - x.mean(1, keepdim=True)), y], -1)
         # How far lips are apart is said by the expression alone: a smile that shows its teeth closes, too.
-        wanted_gap = shut(lip_gaps(expression), rounded[:, None]) + resting_gap(lip_gaps(reference))  # (B, 9)
+        wanted_gap = articulation * shut(gaps, rounded[:, None]) + resting_gap(lip_gaps(reference))  # (B, 9)
         change = wanted_gap - (target_inner[:, LOWER, 1] - target_inner[:, UPPER, 1])
         push = torch.zeros_like(target_inner[..., 1])
         push[:, LOWER] = (1 - UPPER_LIP_SHARE) * change

@@ -271,16 +271,17 @@ class VisualTokenizerModel(PreTrainedModel):
         reference: Reference,
         detail: int = 1,
         foretold: bool = False,
+        articulation: float = 1.0,
     ) -> DecoderOutput:
         """Codes `(B, K, D)` applied to a reference.
 
         Args:
             detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
                 picture.
-            foretold: as `ExpressionTransfer` takes it.
+            foretold, articulation: as `ExpressionTransfer` takes them.
         """
         expression = self.expression(codes)
-        landmarks = self.transfer(reference.landmarks, expression, reference.expression, foretold)
+        landmarks = self.transfer(reference.landmarks, expression, reference.expression, foretold, articulation)
         return self.paint(codes, reference, landmarks, expression, detail)
 
     def paint(

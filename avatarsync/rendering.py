@@ -24,6 +24,7 @@ from .lip_edges import darken
 from .lip_seam import Seam, keep_lips_apart, marked_extent, seams
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import DecoderOutput, VisualTokenizerModel
+from .own_teeth import OwnTeeth
 from .smooth_step import smooth_step
 from .warping import soften
 
@@ -74,6 +75,7 @@ class FaceRenderer:
         crop_strategy: see `image_processing_face`.
         moving_head: whether `render` will be asked for head motion; the moved region is then larger.
         prepare: whether to make the tables that `render` needs at once; else whoever calls `prepare` does.
+        articulation: how far lips and jaw go, 1 as far as codes say.
 
     Attributes:
         reference: the portrait as the decoder knows it.
@@ -88,8 +90,10 @@ class FaceRenderer:
         crop_strategy: str,
         moving_head: bool = False,
         prepare: bool = True,
+        articulation: float = 1.0,
     ):
         self.tokenizer, self.image, self.moving_head = tokenizer, image, moving_head
+        self.articulation = articulation
         self.size = size = tokenizer.config.crop_size
         device, dtype = tokenizer.device, torch.float32
         self.matrix = matrix = alignment.matrix(size, crop_strategy)
@@ -102,6 +106,8 @@ class FaceRenderer:
         self.detail = 2 if 1 / self.scale > DETAIL_SCALE else 1
         least, most = SHARPENED_SCALES
         self.sharpening = PAINT_SHARPENING * float(np.clip((1 / self.scale - least) / (most - least), 0, 1))
+        enlarged = 1 / self.scale > least
+        self.own_teeth = OwnTeeth.of_portrait(image, self.reference, matrix) if enlarged else None
         # Where the face mesh can move pixels, and the part of the picture where anything can: that, or the whole head.
         mesh = add_fade_rings(landmarks.cpu())[0].numpy()
         self.head = HeadRegion.of_landmarks(landmarks[0].cpu().numpy())
@@ -250,7 +256,7 @@ class FaceRenderer:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
         # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
         reference = self.reference.expand(len(codes))
-        decoded = self.tokenizer.decode(codes, reference, self.detail, foretold=True)
+        decoded = self.tokenizer.decode(codes, reference, self.detail, True, self.articulation)
         return DecoderOutput(**{name: value[:batch] for name, value in decoded.items()})
 
     def _face_offsets(
@@ -311,7 +317,11 @@ class FaceRenderer:
 
         if painted is not None:
             masks = sample(masks, painted, "bilinear", "zeros")
-            paint = sample(self._sharpened(decoded.paint.float()), painted, "bicubic", "border")
+            copies = None if self.own_teeth is None else self.own_teeth.copies(decoded.paint)
+            paint = sample(self._sharpened(decoded.paint.float(), copies), painted, "bicubic", "border")
+            if copies is not None:
+                detail = self.own_teeth.at(self._lookup(*painted, head_poses, len(part)))
+                paint = paint + sample(copies, painted, "bilinear", "zeros") * detail
             mask, line = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
             mouth = within(painted)
             mouth.copy_(darken(mouth + mask * ((paint + 1) * 127.5 - mouth), line, 0.0))
@@ -341,12 +351,14 @@ class FaceRenderer:
             lid.draw(drawn, places, closing[blinking])
             pixels[frames] = drawn.round_().clamp_(0, 255).byte().movedim(1, 3).cpu().numpy()
 
-    def _sharpened(self, paint: torch.Tensor) -> torch.Tensor:
-        """Paint `(B, 3, S, S)` with as much more detail as its enlargement asks for."""
+    def _sharpened(self, paint: torch.Tensor, copies: torch.Tensor | None = None) -> torch.Tensor:
+        """Paint `(B, 3, S, S)` with as much more detail as its enlargement asks for, where it is none of the
+        portrait's own teeth: see `OwnTeeth.copies`."""
         if not self.sharpening:
             return paint
         blurred = soften(paint.flatten(0, 1)[:, None], SHARPENED_DETAIL).view_as(paint)
-        return (paint + self.sharpening * (paint - blurred)).clamp(-1, 1)
+        strength = self.sharpening if copies is None else self.sharpening * (1 - copies)
+        return (paint + strength * (paint - blurred)).clamp(-1, 1)
 
     def _lookup(self, rows: slice, columns: slice, head_poses: torch.Tensor | None, batch: int) -> torch.Tensor:
         """Places `(B, h, w, 2)` in the crop of some pixels of the face."""

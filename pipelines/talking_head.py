@@ -29,6 +29,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from avatarsync.adapters import Identities
 from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError, OutputError
+from avatarsync.expression_transfer import ARTICULATIONS
 from avatarsync.head_motion import MOTIONS
 from avatarsync.modeling_avatarsync import AvatarSyncModel
 from avatarsync.outputs import Making, TalkingHeadVideo
@@ -73,6 +74,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         temperature: 0 takes the mean keyframes; above, they are sampled.
         blink: whether the eyes blink.
         motion: "subtle" lets the head sway a little and rise with the speech, "still" holds it where it is.
+        articulation: how far lips and jaw go, from 0.25, mumbled, to 2; 1 as far as in the training videos.
         attention_window: how many phonemes before and after its own shape the mouth, e.g. (0, 0) for its own alone;
             at most and by default what the model was trained with.
         face_index: which of several faces, 0 is the largest.
@@ -194,6 +196,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         temperature: float = 0.0,
         blink: bool = True,
         motion: str = "subtle",
+        articulation: float = 1.0,
         attention_window: tuple[int, int] | None = None,
         face_index: int | None = None,
         face_box: tuple[float, float, float, float] | None = None,
@@ -212,12 +215,13 @@ class AvatarSyncPipeline(Identities, Pipeline):
             raise InvalidArgumentError("language= belongs to text= or audio=: a speech already has its phonemes")
         if text is not None and not isinstance(text, str):
             raise InvalidArgumentError(f"text= is a {type(text).__name__}: give a string")
-        _check_options(seed, temperature, motion)
+        _check_options(seed, temperature, motion, articulation)
         options = {
             "seed": seed,
             "temperature": temperature,
             "blink": blink,
             "motion": motion,
+            "articulation": articulation,
             "attention_window": attention_window,
             "face_index": face_index,
             "face_box": face_box,
@@ -241,8 +245,9 @@ class AvatarSyncPipeline(Identities, Pipeline):
             schedule = select_frames(model, schedule, frames, temperature)
         tokenizer, crop_strategy = self.model.visual_tokenizer, self.model.config.crop_strategy
         moving_head = motion == "subtle"
+        drawing = {"prepare": False, "articulation": articulation}
         renderer = compute_alone(
-            self.device, FaceRenderer, tokenizer, pixels, alignment, crop_strategy, moving_head, prepare=False
+            self.device, FaceRenderer, tokenizer, pixels, alignment, crop_strategy, moving_head, **drawing
         )
         return FrameStream(
             model, renderer, speech, schedule, seed, temperature, blink, motion, self.personalise, making
@@ -336,13 +341,16 @@ def _usable_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _check_options(seed: int, temperature: float, motion: str) -> None:
+def _check_options(seed: int, temperature: float, motion: str, articulation: float) -> None:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise InvalidArgumentError(f"seed is {seed!r}: give a whole number from 0")
     if not (isinstance(temperature, (int, float)) and math.isfinite(temperature) and temperature >= 0):
         raise InvalidArgumentError(f"temperature is {temperature!r}: give a number from 0")
     if motion not in MOTIONS:
         raise InvalidArgumentError(f"motion is {motion!r}: use {' or '.join(map(repr, MOTIONS))}")
+    least, most = ARTICULATIONS
+    if not (isinstance(articulation, (int, float)) and least <= articulation <= most):
+        raise InvalidArgumentError(f"articulation is {articulation!r}: give a number from {least} to {most}")
 
 
 def _check_speech(speech: Speech) -> None:

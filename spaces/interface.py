@@ -16,6 +16,7 @@ from rendering_jobs import Choices, Job, Step, Studio, sentence
 from timeline import HEADERS, picture, to_rows
 
 from avatarsync.errors import AvatarSyncError
+from avatarsync.expression_transfer import ARTICULATIONS
 from avatarsync.phonemes import espeak, voices
 
 logger = logging.getLogger("avatarsync.demo")
@@ -188,6 +189,9 @@ class Demo:
                     [("A little", "subtle"), ("None", "still")], value="subtle", label="Head motion", elem_id="motion"
                 )
                 self.blink = gr.Checkbox(True, label="Blink", elem_id="blink")
+            self.articulation = gr.Slider(
+                *ARTICULATIONS, 1, step=0.05, label="Articulation", info="How far lips go.", elem_id="articulation"
+            )
             past, future = self.reach or (0, 0)
             with gr.Row(visible=self.reach is not None):
                 self.past = gr.Slider(
@@ -247,7 +251,8 @@ class Demo:
         busy = [self.speak_button, self.again_button, self.stop_button]
         outputs = [self.status, self.video, self.job, *self.downloads, self.timeline, self.picture, self.table, *busy]
         asked = [self.portrait, self.source, self.text, self.voice, self.recording, self.transcript, self.language]
-        chosen = [self.identity, self.fps, self.seed, self.blink, self.motion, self.past, self.future, self.face]
+        chosen = [self.identity, self.fps, self.seed, self.blink, self.motion, self.articulation]
+        chosen += [self.past, self.future, self.face]
         work = {
             "concurrency_limit": 1,
             "concurrency_id": "render",
@@ -302,6 +307,7 @@ class Demo:
         seed,
         blink,
         motion,
+        articulation,
         past,
         future,
         face,
@@ -320,6 +326,7 @@ class Demo:
             seed=int(seed or 0),
             blink=bool(blink),
             motion=motion,
+            articulation=1.0 if articulation is None else float(articulation),
             attention_window=None if self.reach is None else (int(past), int(future)),
             face_index=None if face is None else int(face),
             identity=None if identity in (None, BASE) else identity,

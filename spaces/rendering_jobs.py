@@ -39,6 +39,7 @@ class Choices:
     seed: int = 0
     blink: bool = True
     motion: str = "subtle"
+    articulation: float = 1.0
     attention_window: tuple[int, int] | None = None
     face_index: int | None = None
     identity: str | None = None
@@ -167,6 +168,7 @@ class Studio:
             "seed": choices.seed,
             "blink": choices.blink,
             "motion": choices.motion,
+            "articulation": choices.articulation,
             "attention_window": choices.attention_window,
             "face_index": choices.face_index,
         }

@@ -53,7 +53,7 @@ def test_help_names_every_option(command, capsys):
     text = capsys.readouterr().out
     expected = {
         "generate": "--image --text --audio --transcript --track --output --language --fps --seed --save-track"
-        " --face-box --face-index --motion --no-blink --voice --model --device --force",
+        " --face-box --face-index --motion --articulation --no-blink --voice --model --device --force",
         "align": "--audio --text --transcript --language --voice --output --format --force --model --device",
         "evaluate": "--output --against --limit --language --plots --lpips --fid --fvd --sync --identity --model"
         " --device real generated NAME.wav NAME.txt",
@@ -96,6 +96,7 @@ GENERATE = ["generate", "--image", "FACE"]
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--fps", "100"], "10 to 60"),
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--fps", "quick"], "10 to 60"),
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--motion", "wild"], "'subtle' or 'still'"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--articulation", "3"], "from 0.25 to 2.0"),
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--face-box", "1,2,3"], "x,y,width,height"),
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--seed", "x"], "--seed"),
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--device", "abacus"], "abacus"),

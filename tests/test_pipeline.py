@@ -28,7 +28,7 @@ from avatarsync.errors import (
     SilentAudioError,
     UnknownLanguageError,
 )
-from avatarsync.image_processing_face import eye_distance, pose_driven_matrix, warp_image
+from avatarsync.image_processing_face import eye_distance, pose_driven_matrix, transform_points, warp_image
 from avatarsync.rendering import FaceRenderer
 
 
@@ -222,6 +222,23 @@ def test_eyes_blink_only_when_asked(talk, portrait):
     assert not np.array_equal(still, blinking)
 
 
+def test_who_articulates_opens_the_mouth_farther_and_closes_it_all_the_same(talk, portrait):
+    speech = talk.speak("My mother has a car.")
+    matrix = pose_driven_matrix(talk.model.face_aligner.align(portrait).landmarks, 128)
+
+    def gaps(articulation):
+        frames = talk(portrait, speech=speech, articulation=articulation, motion="still", blink=False).frames
+        landmarks = [talk.model.face_aligner.align(frame).landmarks for frame in frames]
+        points = np.stack([transform_points(face, matrix) for face in landmarks])
+        return points[:, 14, 1] - points[:, 13, 1]
+
+    mumbled, usual, clear = (gaps(articulation) for articulation in (0.5, 1.0, 1.5))
+    opened = [np.quantile(gap, 0.9) for gap in (mumbled, usual, clear)]
+    assert opened[0] < 0.75 * opened[1] < 0.75 * 0.85 * opened[2]
+    closed = [round(25 * (phone.start + phone.end) / 2) for phone in speech.track if phone.symbol == "m"]
+    assert closed and all(clear[frame - 1 : frame + 2].min() < 0.1 * opened[2] for frame in closed)
+
+
 def test_a_still_head_in_silence_rests(talk, portrait):
     """Nobody speaks, nobody blinks, nothing moves: all frames are the same, and the portrait but for lips and jaw."""
     track = PhonemeTrack([Phoneme("sil", 0.0, 1.0)], "en-us")
@@ -299,6 +316,8 @@ WRONG = {
         },
     ),
     "negative temperature": (InvalidArgumentError, {"temperature": -1.0}),
+    "no articulation": (InvalidArgumentError, {"articulation": 0.0}),
+    "articulation in words": (InvalidArgumentError, {"articulation": "clear"}),
 }
 
 

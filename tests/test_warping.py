@@ -225,6 +225,21 @@ def test_foretold_mouths_narrow_and_widen_farther(face, transfer):
         assert beside[1].item() == pytest.approx(beside[0].item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("articulation", [0.5, 1.5, 2.0])
+def test_articulation_scales_what_is_foretold_and_shuts_what_shuts(face, transfer, articulation):
+    usual = transfer(face, opened(face), face, foretold=True)
+    told = transfer(face, opened(face), face, True, articulation)
+    assert inner_gap(told).item() == pytest.approx(articulation * inner_gap(usual).item(), rel=0.02)
+    drops = [(landmarks[0, 152, 1] - face[0, 152, 1]).item() for landmarks in (usual, told)]
+    assert drops[1] == pytest.approx(articulation * drops[0], rel=0.02)
+    for gap in (0.0, 0.005):  # what is foretold of /p/ is not quite shut
+        assert inner_gap(transfer(face, opened(face, gap), face, True, articulation)).item() < 1e-3
+    smile = opened(face, 0.03)
+    assert inner_gap(transfer(smile, face, smile, True, articulation)).item() < 1e-3
+    seen = transfer(face, opened(face), face, articulation=articulation)
+    torch.testing.assert_close(seen, transfer(face, opened(face), face))
+
+
 def test_a_smile_gives_way_to_rounded_lips(face, transfer, monkeypatch):
     def thickness(landmarks):
         return (landmarks[0, 17, 1] - landmarks[0, 14, 1]).item()

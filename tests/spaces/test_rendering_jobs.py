@@ -47,7 +47,7 @@ def run(steps):
 @pytest.fixture(scope="module")
 def made(studio, portrait):
     speech = studio.speak("It is good to see you again, after all these years.", "en-us", None)
-    return run(studio.render(portrait, speech, Choices(fps=10, seed=2)))
+    return run(studio.render(portrait, speech, Choices(fps=10, seed=2, articulation=1.25)))
 
 
 def frames_of(source):
@@ -63,6 +63,7 @@ def test_a_video_grows_piece_by_piece(made):
     assert job.seconds == pytest.approx(job.speech.duration, abs=0.1)
     assert len(frames_of(io.BytesIO(stream))) == round(job.seconds * 10)
     assert str(round(job.seconds * 10)) in steps[-1].message
+    assert job.making.options["articulation"] == 1.25
 
 
 def test_what_is_saved(made, tmp_path):

@@ -28,6 +28,9 @@ REST_UNITS, REST_DURATION = 4, 0.2
 # Lips move before the sound: a regression from the units about a moment to the lip opening of GRID's training clips
 # has r = 0.841 without a lead, 0.849 with 0.02 s, 0.852 with 0.04 s, and less from 0.06 s on.
 LIP_LEAD = 0.04  # seconds
+# Of a frame: how long after a closure the next keyframe lies at least. At the closure's own moment it would be seen in
+# its place: "papa" did not close.
+AFTER_CLOSURE = 0.25
 # Rates of up to this denominator are taken as they are; every container's clock can count them.
 MAX_DENOMINATOR = 1001
 
@@ -161,11 +164,14 @@ def shown_keyframe_times(units: list[TimedUnit], closed: int, fps: Fraction) -> 
     lasts a frame or two, and between two frames it would never be seen shut, which is what people notice first.
     """
     centres = keyframe_times(units)
-    times = centres - LIP_LEAD
+    times, earliest = centres - LIP_LEAD, -math.inf
     for index, unit in enumerate(units):
         frame = float(round(centres[index] * fps) / fps)
         if unit.unit_id == closed and unit.start <= frame <= unit.end:
             times[index] = frame
+            earliest = frame + float(AFTER_CLOSURE / fps)
+        else:
+            times[index] = max(times[index], earliest)
     return np.maximum.accumulate(times)
 
 

@@ -192,6 +192,20 @@ def test_closures_land_on_frames(fps):
     assert (np.diff(landed) >= 0).all()
 
 
+@pytest.mark.parametrize("fps", [10, 25, 30, 60])
+def test_the_frame_of_a_closure_shows_it(fps):
+    """A short vowel after it, shown early, must not be seen in its place."""
+    for start in np.linspace(0.1, 0.2, 23):
+        edges = np.cumsum([0, start, 0.075, 0.04, 0.04, 0.3])
+        units = [TimedUnit(*parts) for parts in zip([3, 7, 4, 4, 0], edges[:-1], edges[1:], strict=True)]
+        shown = shown_keyframe_times(units, closed=7, fps=Fraction(fps))
+        times = FrameSchedule(float(edges[-1]), fps).times()
+        on_frame = np.abs(times - shown[1]) < 1e-9
+        assert on_frame.any() or fps == 10
+        left, _, relative, _ = locate(times[on_frame], shown)
+        assert (left == 1).all() and (relative == 0).all()
+
+
 def test_keyframes_never_run_backwards():
     units = [TimedUnit(7, 0.0, 0.08), TimedUnit(3, 0.08, 0.09), TimedUnit(4, 0.09, 0.3)]
     shown = shown_keyframe_times(units, closed=7, fps=Fraction(12))

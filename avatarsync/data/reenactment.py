@@ -199,7 +199,7 @@ class ReenactPortraits:
             behind the upper teeth of portraits that smile. Where none does, mixed ones are the drivers'.
         lender: crop `(S, S, 3) uint8` and landmarks `(468, 2)` of the smile whose teeth all portraits get that hide
             theirs, if mouths are mixed; None: each another's. Nobody can tell what is behind closed lips: of many
-            people's teeth a painter learns the mean, a light band, and one person's it learns by heart.
+            people's teeth a painter learns the mean.
 
     Raises:
         DatasetError: there are to be donors, and no portrait smiles with its teeth.

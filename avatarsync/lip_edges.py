@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, OUTER_LIPS, UPPER_LIP_POSITIONS
+from .warping import soften
 
 # How far the inner lips of an open mouth are taken to lie inside the lips, of the crop's side; at most so much of the
 # way to the next ring of landmarks; and the gap from which a mouth counts as open.
@@ -20,6 +21,8 @@ HIDDEN_SHARE, CLOSING_SHARE = 0.55, 0.7
 LINE_WIDTH, LINE_COLOUR = 0.007, (0.55, 0.42, 0.42)
 LINE_REACH = 4.0  # half widths from its middle beyond which it is nothing
 
+RIM = 0.006  # of an open mouth, which is lip as often as tooth; of the crop's side
+
 LOWER, UPPER = list(LOWER_LIP_POSITIONS), list(UPPER_LIP_POSITIONS)
 
 
@@ -27,6 +30,11 @@ def lip_gaps(landmarks: torch.Tensor) -> torch.Tensor:
     """Height `(B, 9)` of the inner-lip gap at nine places across the mouth."""
     lower, upper = [INNER_LIPS[i] for i in LOWER], [INNER_LIPS[i] for i in UPPER]
     return landmarks[:, lower, 1] - landmarks[:, upper, 1]
+
+
+def well_inside(mouth: torch.Tensor, size: int) -> torch.Tensor:
+    """Mouths `(B, 1, H, W)`, 1 inside, of crops of `size` pixels, without their rims."""
+    return (2 * soften(mouth, RIM * size) - 1).clamp_min(0)
 
 
 def openness(gaps: torch.Tensor) -> torch.Tensor:

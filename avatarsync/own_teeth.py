@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from .image_processing_face import invert_matrix, transform_points
+from .lip_edges import well_inside
 from .modeling_visual_tokenizer import Reference
 from .warping import soften
 
-RIM = 0.006  # of the open mouth, which is lip as often as tooth; of the crop's side
 SEEN_CELLS = 12  # of the crop, from which on teeth count as seen
 # How much paint may differ from the portrait, of 2, the range of pixels, over about a cell, to be a copy.
 TOLERANCE, SMOOTHNESS = 0.12, 0.8
@@ -32,8 +32,7 @@ class OwnTeeth:
     @classmethod
     def of_portrait(cls, image: np.ndarray, reference: Reference, matrix: np.ndarray) -> "OwnTeeth | None":
         """None for a portrait that hides its teeth."""
-        size = reference.mouth.shape[-1]
-        inside = (2 * soften(reference.mouth.float(), RIM * size) - 1).clamp_min(0)
+        inside = well_inside(reference.mouth.float(), reference.mouth.shape[-1])
         return cls(image, reference, matrix, inside) if inside.sum() > SEEN_CELLS else None
 
     def __init__(self, image: np.ndarray, reference: Reference, matrix: np.ndarray, inside: torch.Tensor):

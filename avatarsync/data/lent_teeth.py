@@ -14,11 +14,11 @@ import torch
 from torch.nn import functional
 
 from ..face_mesh import INNER_LIPS
+from ..lip_edges import RIM, well_inside
 from ..teeth_colour import skin_colour
 from ..warping import mesh_flow, soften, warp
 from .dataset import Rows
 
-RIM = 0.006  # of a mouth, which is lip as often as tooth; of the crop's side
 # Of the crop's side: how far below the line between closed lips upper teeth end, and the gap up to which lips count as
 # closed and hide them.
 BELOW_LIP_LINE, CLOSED_GAP = 0.028, 0.012
@@ -53,7 +53,7 @@ class UpperTeeth:
 def inside_of_lips(landmarks: torch.Tensor, size: int, side: int) -> torch.Tensor:
     """`(B, 1, side, side)`, 1 well inside of an open mouth, 0 at its rim."""
     _, mouth = mesh_flow(landmarks, landmarks, side)
-    return (2 * soften(mouth, RIM * size) - 1).clamp_min(0)
+    return well_inside(mouth, size)
 
 
 def seen_teeth(pictures: torch.Tensor, landmarks: torch.Tensor, size: int) -> UpperTeeth:
@@ -69,7 +69,7 @@ def seen_teeth(pictures: torch.Tensor, landmarks: torch.Tensor, size: int) -> Up
     teeth = (mask * (grey > BRIGHT * level))[:, 0] * near[:, None]
     above = teeth.sum(2).cumsum(1)  # (B, H)
     edge = (above < EDGE_SHARE * above[:, -1:]).sum(1) + 1.0
-    # Soft below by two pixels of a usual crop; what lies there is lip, or the dark between the rows.
+    # What lies below is lip, or the dark between the rows.
     softness = RIM * size
     mask = mask * ((edge[:, None] - places) / softness + 0.5).clamp(0, 1)[:, None, :, None]
     return UpperTeeth(pictures, mask, torch.stack([middle, edge], 1), skin_colour(pictures, landmarks) + 1)

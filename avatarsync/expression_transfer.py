@@ -115,18 +115,18 @@ class ExpressionTransfer(nn.Module):
             articulation: of what is foretold: how far lips and jaw go, 1 as far as foretold. Lips that close do so
                 whatever it is.
         """
-        gaps = lip_gaps(expression)
         if foretold:
             motion = self._evened(expression - reference_expression)
             gaps = lip_gaps(reference_expression + motion)
             expression = reference_expression + articulation * motion
+        else:
+            gaps, articulation = lip_gaps(expression), 1.0
         mobility = self.foretold_mobility if foretold else self.mobility
         motion = expression - reference_expression
         down = motion[:, CHIN, 1:] * self.jaw_shares  # (B, 16)
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
         target = reference + motion * mobility
-        gain = articulation if foretold else 1.0
-        lips = self._lips(reference, expression, reference_expression, gaps, gain, foretold)  # (B, 4, 20, 2)
+        lips = self._lips(reference, expression, reference_expression, gaps, articulation, foretold)  # (B, 4, 20, 2)
         # The skin around the mouth follows what the lips do beyond the common motion.
         outer = list(OUTER_LIPS)
         excess = lips[:, 0] - target[:, outer]

@@ -256,7 +256,7 @@ class FaceRenderer:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
         # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
         reference = self.reference.expand(len(codes))
-        decoded = self.tokenizer.decode(codes, reference, self.detail, True, self.articulation)
+        decoded = self.tokenizer.decode(codes, reference, self.detail, foretold=True, articulation=self.articulation)
         return DecoderOutput(**{name: value[:batch] for name, value in decoded.items()})
 
     def _face_offsets(

@@ -326,7 +326,7 @@ class Demo:
             seed=int(seed or 0),
             blink=bool(blink),
             motion=motion,
-            articulation=1.0 if articulation is None else float(articulation),
+            articulation=articulation,
             attention_window=None if self.reach is None else (int(past), int(future)),
             face_index=None if face is None else int(face),
             identity=None if identity in (None, BASE) else identity,

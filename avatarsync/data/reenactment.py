@@ -212,9 +212,11 @@ class ReenactPortraits:
         mouths: str = "drivers",
         lender: tuple[np.ndarray, np.ndarray] | None = None,
     ):
-        self.portraits, self.clips, self.lender = portraits, clips, lender
+        self.portraits, self.clips = portraits, clips
+        mixed = mouths == "mixed"
+        self.lender = lender if mixed else None
         self.donors = find_donors(portraits) if mouths == "portraits" else None
-        self.lenders = find_lenders(portraits) if mouths == "mixed" and lender is None else np.array([], int)
+        self.lenders = find_lenders(portraits) if mixed and lender is None else np.array([], int)
         self.portrait_rows = {name: row for row, name in enumerate(portraits.ids)}
         self.clip_rows = {name: row for row, name in enumerate(clips.ids)}
         self.expressions = Expressions.of_rows(clips)

@@ -235,6 +235,7 @@ def test_one_lender_gives_everybody_the_same_teeth(made, monkeypatch):
     plain = ReenactPortraits(portraits, clips)(pairs)
     lent = ReenactPortraits(portraits, clips, "mixed", lender)(pairs)
     assert plain["crop"] != lent["crop"]
+    assert ReenactPortraits(portraits, clips, "drivers", lender)(pairs)["crop"] == plain["crop"]
     monkeypatch.setattr("avatarsync.data.reenactment.find_lenders", lambda rows: np.array([row]))
     assert ReenactPortraits(portraits, clips, "mixed")(pairs)["crop"] == lent["crop"]
     monkeypatch.setattr("avatarsync.data.reenactment.find_lenders", lambda rows: np.array([], int))

@@ -80,6 +80,7 @@ class DecoderOutput(ModelOutput):
     paint: torch.Tensor | None = None  # (B, 3, S, S)
     line: torch.Tensor | None = None  # (B, 1, R, R), strength of the line between closed lips
     shading: torch.Tensor | None = None  # (B, 3, S, S), added to everything else
+    mouth: torch.Tensor | None = None  # (B, 1, R, R), 1 inside the opened mouth
 
 
 @dataclass
@@ -324,7 +325,10 @@ class VisualTokenizerModel(PreTrainedModel):
         if detail > 1:
             opacity = F.interpolate(opacity, scale_factor=detail, mode="bilinear")
         mask = paste(fine_mask * opacity, torch.zeros_like(mouth), window * detail)
-        return DecoderOutput(pixels, landmarks, expression, flow, mask, paste(paint, moved, window), line, shading)
+        mouth = paste(fine_mask, torch.zeros_like(mouth), window * detail)
+        return DecoderOutput(
+            pixels, landmarks, expression, flow, mask, paste(paint, moved, window), line, shading, mouth
+        )
 
     def mouth_window(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Upper left corner `(B, 2)`, whole pixels, of the painter's window about the mouth."""

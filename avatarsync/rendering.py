@@ -1,8 +1,9 @@
 """Rendering at the picture's own resolution.
 
 The decoder works on a crop of S pixels; here its flow and mask are looked up for every pixel of the original picture
-that may move, and applied to the original pixels. Only the painted mouth interior and the shading have the crop's
-resolution. Whatever does not move is copied: outside the moved region the output equals the input bit for bit.
+that may move, and applied to the original pixels. What is inside the mouth is painted at the crop's resolution, which
+is enough for a face of its size; in larger ones it is drawn (`mouth_interior.py`), and only the shading is enlarged.
+Whatever does not move is copied: outside the moved region the output equals the input bit for bit.
 
 What takes the time is fetching pixels: bicubic interpolation reads sixteen for every one it draws. The portrait is
 therefore enlarged once, bicubically, and read bilinearly, in strips of rows that stay in the processor's cache while
@@ -24,6 +25,7 @@ from .lip_edges import darken
 from .lip_seam import Seam, keep_lips_apart, marked_extent, seams
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import DecoderOutput, VisualTokenizerModel
+from .mouth_interior import MouthInterior
 from .own_teeth import OwnTeeth
 from .smooth_step import smooth_step
 from .warping import soften
@@ -37,6 +39,8 @@ DETAIL_SCALE = 1.4
 # on faces of the crop's size, where nothing is enlarged, it would cost 0.1 dB and gain nothing.
 PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
 SHARPENED_DETAIL = 1.0  # cells
+# Faces enlarged by the first value have the insides of their mouths painted, from the second on drawn.
+DRAWN_SCALES = (1.2, 1.4)
 MARGIN = 2  # pixels
 EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its side
 HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's side
@@ -76,6 +80,7 @@ class FaceRenderer:
         moving_head: whether `render` will be asked for head motion; the moved region is then larger.
         prepare: whether to make the tables that `render` needs at once; else whoever calls `prepare` does.
         articulation: how far lips and jaw go, 1 as far as codes say.
+        only_paint: whether the insides of mouths are painted however large the face is, by a painter that knows them.
 
     Attributes:
         reference: the portrait as the decoder knows it.
@@ -91,6 +96,7 @@ class FaceRenderer:
         moving_head: bool = False,
         prepare: bool = True,
         articulation: float = 1.0,
+        only_paint: bool = False,
     ):
         self.tokenizer, self.image, self.moving_head = tokenizer, image, moving_head
         self.articulation = articulation
@@ -104,10 +110,11 @@ class FaceRenderer:
             self.reference = tokenizer.prepare_reference(crop.permute(2, 0, 1)[None] / 127.5 - 1, landmarks)
         self.scale = float(np.sqrt(np.linalg.det(matrix[:, :2])))
         self.detail = 2 if 1 / self.scale > DETAIL_SCALE else 1
-        least, most = SHARPENED_SCALES
-        self.sharpening = PAINT_SHARPENING * float(np.clip((1 / self.scale - least) / (most - least), 0, 1))
-        enlarged = 1 / self.scale > least
-        self.own_teeth = OwnTeeth.of_portrait(image, self.reference, matrix) if enlarged else None
+        self.sharpening = PAINT_SHARPENING * self._share_between(SHARPENED_SCALES)
+        self.own_teeth = OwnTeeth.of_portrait(image, self.reference, matrix) if self.sharpening else None
+        self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
+        own = self.reference.pixels.float() + 1, landmarks * size, self.reference.mouth.float()
+        self.interior = MouthInterior(*own, size, white=2.0) if self.drawn else None
         # Where the face mesh can move pixels, and the part of the picture where anything can: that, or the whole head.
         mesh = add_fade_rings(landmarks.cpu())[0].numpy()
         self.head = HeadRegion.of_landmarks(landmarks[0].cpu().numpy())
@@ -155,6 +162,11 @@ class FaceRenderer:
             shifts = shifts * (size * self.detail / 2) @ to_grid.T
         grid = np.stack([2 * (xs - self.left) / span[0] - 1, 2 * (ys - self.top) / span[1] - 1], -1)
         self.strips = self._cut_into_strips(moves, grid, shifts, device)
+
+    def _share_between(self, scales: tuple[float, float]) -> float:
+        """0 for faces that are enlarged by the first of two scales or less, 1 from the second on."""
+        least, most = scales
+        return float(np.clip((1 / self.scale - least) / (most - least), 0, 1))
 
     def _extent_in_picture(self, places: np.ndarray, margin: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom pixel of places `(N, 2)` in fractions of the crop."""
@@ -294,40 +306,50 @@ class FaceRenderer:
 
     def _draw_mouth(self, part: np.ndarray, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> None:
         """Paint into the part `(B, h, w, 3) uint8`: the mouth's interior, the line between shut lips, the shading."""
-        masks = torch.cat([decoded.mask, decoded.line], 1)
+        masks = torch.cat([torch.lerp(decoded.mask, decoded.mouth, self.drawn), decoded.line], 1)
         painted, shaded = self._box(_where_any(masks > STILL_MASK)), self._box(_where_any(decoded.shading != 0))
         if painted is None and shaded is None:
             return
         # Both boxes lie within this one.
-        boxes = [box for box in (painted, shaded) if box is not None]
-        rows, columns = (
-            slice(min(side.start for side in sides), max(side.stop for side in sides))
-            for sides in zip(*boxes, strict=True)
-        )
+        sides = zip(*(box for box in (painted, shaded) if box is not None), strict=True)
+        rows, columns = (slice(min(one.start for one in pair), max(one.stop for one in pair)) for pair in sides)
         pixels = part[:, _moved(rows, self.rows.start), _moved(columns, self.columns.start)]
         face = torch.from_numpy(np.stack([pixels[..., channel] for channel in range(3)], 1))
         face = face.to(decoded.paint.device, torch.float32)
-
-        def sample(fields: torch.Tensor, box: tuple[slice, slice], mode: str, padding: str) -> torch.Tensor:
-            lookup = self._lookup(*box, head_poses, len(part))
-            return F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)
 
         def within(box: tuple[slice, slice]) -> torch.Tensor:
             return face[:, :, _moved(box[0], -rows.start), _moved(box[1], -columns.start)]
 
         if painted is not None:
-            masks = sample(masks, painted, "bilinear", "zeros")
-            copies = None if self.own_teeth is None else self.own_teeth.copies(decoded.paint)
-            paint = sample(self._sharpened(decoded.paint.float(), copies), painted, "bicubic", "border")
-            if copies is not None:
-                detail = self.own_teeth.at(self._lookup(*painted, head_poses, len(part)))
-                paint = paint + sample(copies, painted, "bilinear", "zeros") * detail
+            lookup = self._lookup(*painted, head_poses, len(part))
+            masks = _sample(masks, lookup)
+            paint = self._paint(decoded, lookup) if self.drawn < 1 else None
+            if self.drawn:
+                drawn = self._draw_interior(decoded.landmarks, lookup)
+                paint = drawn if paint is None else torch.lerp(paint, drawn, self.drawn)
             mask, line = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
             mouth = within(painted)
             mouth.copy_(darken(mouth + mask * ((paint + 1) * 127.5 - mouth), line, 0.0))
         if shaded is not None:
-            within(shaded).add_(sample(decoded.shading, shaded, "bilinear", "zeros"), alpha=127.5)
+            shading = _sample(decoded.shading, self._lookup(*shaded, head_poses, len(part)))
+            within(shaded).add_(shading, alpha=127.5)
         _put(pixels, face.round_().clamp_(0, 255))
+
+    def _paint(self, decoded: DecoderOutput, lookup: torch.Tensor) -> torch.Tensor:
+        """What the painter makes of places `(B, h, w, 2)` in the crop: `(B, 3, h, w)` in [-1, 1]."""
+        copies = None if self.own_teeth is None else self.own_teeth.copies(decoded.paint)
+        paint = _sample(self._sharpened(decoded.paint.float(), copies), lookup, "bicubic", "border")
+        return paint if copies is None else paint + _sample(copies, lookup) * self.own_teeth.at(lookup)
+
+    def _draw_interior(self, landmarks: torch.Tensor, lookup: torch.Tensor) -> torch.Tensor:
+        """The same, drawn; with the teeth that the portrait shows."""
+        places = (lookup + 1) * (self.size / 2) - 0.5
+        drawn = self.interior.draw(places, landmarks.float() * self.size, self.scale) - 1
+        if self.own_teeth is None:
+            return drawn
+        known, own = (fields.expand(len(lookup), -1, -1, -1) for fields in (self.reference.pixels, self.interior.own))
+        portrait = _sample(known, lookup, "bicubic", "border") + self.own_teeth.at(lookup)
+        return torch.lerp(drawn, portrait, _sample(own, lookup))
 
     def _draw_lids(self, part: np.ndarray, closing: torch.Tensor, head_poses: torch.Tensor | None) -> None:
         """Draw eyelids into the part `(B, h, w, 3) uint8`, come down by shares `(B,)`."""
@@ -389,6 +411,13 @@ class FaceRenderer:
         left, right = left - self.left - self.columns.start, right - self.left - self.columns.start
         box = slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))
         return box if all(side.start < side.stop for side in box) else None
+
+
+def _sample(
+    fields: torch.Tensor, lookup: torch.Tensor, mode: str = "bilinear", padding: str = "zeros"
+) -> torch.Tensor:
+    """Fields `(B, C, R, R)` over the crop at places `(B, h, w, 2)` in it."""
+    return F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)
 
 
 def _with_head(

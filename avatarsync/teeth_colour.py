@@ -1,4 +1,4 @@
-"""What colour teeth may have in a portrait's light.
+"""What colour teeth have in a portrait's light.
 
 The painter learned most of what is inside a mouth from one man's teeth and now and then draws them greenish. They may
 be as green as the portrait's own teeth, or, where it hides them, as teeth usually are beside skin of its colour.
@@ -11,7 +11,13 @@ SKIN_LANDMARKS = (50, 280, 205, 425, 151)
 # Green over red of the teeth of 909 official portraits: that of their skin to this power, with a standard deviation of
 # a factor of 1.09.
 SKIN_POWER = 0.45
+# The same for all colours, and for how light teeth are, of 806 of them: light to that power, times so much (give or
+# take a factor of 1.18); over red, green and blue to these powers.
+TEETH_LIGHT, LIGHT_POWER, TINT_POWERS = 0.89, 0.43, (0.0, 0.38, 0.44)
 OWN_TOLERANCE, SKIN_TOLERANCE = 1.02, 1.05
+# What is so bright beside a face's own teeth is a tooth, what is darker than the first is none; teeth are at least so
+# bright beside typical ones. From so many pixels on their colour is known.
+DARK_TEETH, BRIGHT_TEETH, LEAST_LIGHT, KNOWN_PIXELS = 0.6, 0.8, 0.6, 60
 SEEN_PIXELS = 12  # bright pixels of a mouth from which on its own teeth count as seen
 
 
@@ -20,6 +26,42 @@ def skin_colour(image: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     places = landmarks[:, list(SKIN_LANDMARKS)].round().long().clamp(0, image.shape[-1] - 1)  # (B, 5, 2)
     batch = torch.arange(len(image), device=image.device)[:, None]
     return image[batch, :, places[..., 1], places[..., 0]].mean(1)
+
+
+@torch.no_grad()
+def typical_teeth(image: torch.Tensor, landmarks: torch.Tensor, white: float) -> torch.Tensor:
+    """Colour `(B, 3)` that well lit teeth have beside skin like that of faces `(B, 3, H, H)`, black is 0."""
+    skin = (skin_colour(image, landmarks) / white).clamp(1e-2, 1)
+    tint = (skin / skin[:, :1]) ** skin.new_tensor(TINT_POWERS)
+    level = TEETH_LIGHT * skin.mean(1, keepdim=True) ** LIGHT_POWER
+    return white * level * tint / tint.mean(1, keepdim=True)
+
+
+@torch.no_grad()
+def seen_teeth(image: torch.Tensor, mouth: torch.Tensor, typical: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where faces show their teeth, `(B, 1, H, H)` from 0 to 1, and of what colour teeth `(B, 3)` are.
+
+    Args:
+        image: `(B, 3, H, H)`, black is 0.
+        mouth: `(B, 1, H, H)`, 1 well inside the face's own inner lips.
+        typical: `(B, 3)`, see `typical_teeth`: of this colour are teeth that are hidden, and what is much darker is
+            none.
+    """
+    grey, bright = image.mean(1, keepdim=True), bright_part(image, mouth)
+    level = (grey * bright).sum((2, 3), keepdim=True) / bright.sum((2, 3), keepdim=True).clamp_min(1e-3)
+    level = torch.maximum(level, LEAST_LIGHT * typical.mean(1)[:, None, None, None])
+    teeth = mouth * ((grey / level - DARK_TEETH) / (BRIGHT_TEETH - DARK_TEETH)).clamp(0, 1)
+    weight = teeth**4
+    area = weight.sum((2, 3))
+    own = (image * weight).sum((2, 3)) / area.clamp_min(1e-3)
+    return teeth, torch.lerp(typical, own, ((area - SEEN_PIXELS) / (KNOWN_PIXELS - SEEN_PIXELS)).clamp(0, 1))
+
+
+def bright_part(image: torch.Tensor, mouth: torch.Tensor) -> torch.Tensor:
+    """What is brighter than the mean of a mouth `(B, 1, H, H)`, as teeth are."""
+    grey = image.mean(1, keepdim=True)
+    level = (grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1e-3)
+    return mouth * (grey > level)
 
 
 @torch.no_grad()
@@ -32,9 +74,7 @@ def greenest_teeth(image: torch.Tensor, landmarks: torch.Tensor, mouth: torch.Te
         mouth: `(B, 1, H, H)`, 1 inside the face's own inner lips.
     """
     skin = SKIN_TOLERANCE * _green_over_red(skin_colour(image, landmarks)).clamp_min(1e-3) ** SKIN_POWER
-    grey = image.mean(1, keepdim=True)
-    level = (grey * mouth).sum((2, 3), keepdim=True) / mouth.sum((2, 3), keepdim=True).clamp_min(1e-3)
-    bright = mouth * (grey > level)  # teeth are what is bright in a mouth
+    bright = bright_part(image, mouth)
     own = OWN_TOLERANCE * _green_over_red((image * bright).sum((2, 3)))
     # A mouth without teeth is red, and says nothing of them.
     typical = skin / SKIN_TOLERANCE

@@ -72,6 +72,35 @@ def test_paint_is_sharpened_as_far_as_it_is_enlarged(tokenizer):
     assert (step > 1.3).all() and sharpened.abs().max() <= 1
 
 
+def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer.transfer, "forward", lambda reference, *others: opened(reference))
+
+    def opened(reference):
+        lips = [ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS]
+        return reference.index_add(
+            1, torch.tensor(lips), torch.tensor([0.0, 0.08]).expand(len(reference), len(lips), 2)
+        )
+
+    def frame(height, **options):
+        image, alignment = portrait(height, height, face=0.9)
+        image = np.full_like(image, 160)
+        renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", **options)
+        return renderer, renderer.render(torch.zeros(1, 16, 10))[0], alignment.landmarks
+
+    for height, share in ((70, 0.0), (77, 0.5), (300, 1.0)):
+        renderer, drawn, _ = frame(height)
+        assert renderer.drawn == pytest.approx(share, abs=0.4) and (renderer.drawn in (0, 1)) == (share in (0, 1))
+        _, painted, landmarks = frame(height, only_paint=True)
+        changed = np.argwhere((drawn != painted).any(-1))
+        assert (len(changed) > 0) == (share > 0)
+    lips = landmarks[[78, 308, 13, 14]]
+    low, high = lips.min(0), lips.max(0)
+    assert (changed.min(0)[::-1] >= low - 12).all() and (changed.max(0)[::-1] <= high + (12, 0.12 * 300)).all()
+    # Teeth are lighter than this skin, what is behind them is far darker.
+    middle = drawn[:, int(landmarks[13, 0]) + 8].mean(-1)
+    assert middle[changed[:, 0]].max() > 165 and middle[changed[:, 0]].min() < 80
+
+
 def test_a_moving_head_takes_the_hair_along_and_leaves_the_corners(tokenizer, monkeypatch):
     image, alignment = portrait(400, 360, face=0.3)
     smooth = np.kron(image[::20, ::20], np.ones((20, 20, 1), np.uint8))[:400, :360]

@@ -7,9 +7,9 @@ with frames of test clips, open mouths more often than others. A portrait's n-th
 portrait and n alone. Portraits that are turned too far or too small are left out. An interrupted run goes on where it
 stopped when it is started again.
 
-With `--mouths mixed`, portraits that hide their teeth are given the upper ones of portraits that smile, or all of them
-those of `--lender`, with the drivers' mouths behind them. With `--mouths portraits`, open mouths come from other,
-smiling portraits alone: what is trained on these has learned the drivers' movements and never seen their faces.
+What is inside opened mouths is drawn, except for the teeth that a portrait shows; with `--mouths drivers` it is what
+the drivers have there, and with `--mouths portraits` what other, smiling portraits have. Except with drivers', what is
+trained on these has learned the drivers' movements and never seen their faces.
 
 DATASET/reenacted/contact_sheet.png shows in each row a portrait, then driver and result from closed to open lips:
 average portraits, and those that are hardest (open smiles, wide mouths, beards, turned and small faces). Look at it
@@ -137,19 +137,6 @@ def read_shards(files: list[Path]) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
 
 
-def find_lender(data: AvatarDataset, folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Crop and landmarks of the training portrait that is called so.
-
-    Raises:
-        DatasetError: there is none.
-    """
-    portraits = Rows(data.portraits["train"])
-    if name not in portraits.ids:
-        raise DatasetError(f"--lender {name}: no training portrait of {folder} is called so")
-    row = portraits.ids.index(name)
-    return portraits.crop(row, 0), portraits.landmarks(row)[0].copy()
-
-
 def reenact_split(
     data: AvatarDataset,
     split: str,
@@ -157,7 +144,6 @@ def reenact_split(
     per_portrait: int,
     seed: int,
     mouths: str,
-    lender: tuple[np.ndarray, np.ndarray] | None,
 ) -> list[Path]:
     """Make a split's missing shards; returns the files of all."""
     portraits = Rows(data.portraits[split])
@@ -173,7 +159,7 @@ def reenact_split(
     missing = [(file, group) for file, group in zip(files, groups, strict=True) if not file.exists()]
     if missing:
         clips = Rows(data.clips[split])
-        transform, drivers = ReenactPortraits(portraits, clips, mouths, lender), DriverFrames(clips, seed)
+        transform, drivers = ReenactPortraits(portraits, clips, mouths), DriverFrames(clips, seed)
         total = per_portrait * len(chosen)
         done = total - per_portrait * sum(len(group) for _, group in missing)
         with tqdm(total=total, initial=done, desc=split, unit="picture", disable=None) as bar:
@@ -247,25 +233,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="dataset that prepare_data.py wrote")
     parser.add_argument("--per_portrait", type=int, default=8, help="pictures of each portrait")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mouths", choices=MOUTHS, default="drivers", help="whose mouths are inside open lips")
-    parser.add_argument("--lender", help="id of the training portrait that lends its teeth; default: each another")
+    parser.add_argument("--mouths", choices=MOUTHS, default="drawn", help="what is inside open lips")
     args = parser.parse_args(argv)
     if args.per_portrait < 1:
         raise InvalidArgumentError(f"--per_portrait {args.per_portrait}: give at least 1")
-    if args.lender is not None and args.mouths != "mixed":
-        raise InvalidArgumentError("--lender belongs to --mouths mixed: in others nobody is lent upper teeth")
     data = load(args.data)
     check(data, args.data)
-    lender = None if args.lender is None else find_lender(data, args.data, args.lender)
-    options = {"per_portrait": args.per_portrait, "seed": args.seed, "mouths": args.mouths, "lender": args.lender}
+    options = {"per_portrait": args.per_portrait, "seed": args.seed, "mouths": args.mouths}
     options["dataset"] = fingerprint(data)
     place, parts = args.data / "reenacted", args.data / ".reenacted.parts"
     try:
         restore(place)
         if not start_cache(place, parts, options):
             files = {
-                split: reenact_split(data, split, parts, args.per_portrait, args.seed, args.mouths, lender)
-                for split in SPLITS
+                split: reenact_split(data, split, parts, args.per_portrait, args.seed, args.mouths) for split in SPLITS
             }
             if not files["train"]:
                 raise DatasetError(f"every training portrait of {args.data} was left out: add frontal, larger ones")

@@ -11,7 +11,6 @@
 #   --layout flat|grid|cmlr|hdtf     of the videos (docs/dataset.md)
 #   --landmarker FILE                MediaPipe's face_landmarker.task, the teacher; default: the package's own face aligner
 #   --held_out FILE                  ids that training never sees; default: 5 % of clips and portraits
-#   --lender ID                      portrait whose teeth all get that hide theirs (reenact_portraits.py)
 #   --accelerate FILE                of training/accelerate/; default cpu.yaml
 #   --minutes N                      stop each stage after N minutes; call again to go on
 #   --speed N                        divide all numbers of steps by N
@@ -22,7 +21,7 @@ cd "$(dirname "$0")/.."
 
 layout=flat landmarker=bundled accelerate=training/accelerate/cpu.yaml speed=1 phases=3
 out="" toy=""
-videos=() portraits=() prepare=() lender=() limit=()
+videos=() portraits=() prepare=() limit=()
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || { echo "error: $1 needs a value; see the top of $0" >&2; exit 2; }
     case "$1" in
@@ -32,7 +31,6 @@ while [ $# -gt 0 ]; do
         --layout) layout="$2" ;;
         --landmarker) landmarker="$2" ;;
         --held_out) prepare+=(--held_out "$2") ;;
-        --lender) lender=(--lender "$2") ;;
         --accelerate) accelerate="$2" ;;
         --minutes) limit=(--max_minutes "$2") ;;
         --speed) speed="$2" ;;
@@ -69,7 +67,7 @@ train() { # script, out, steps, options…
 echo "== data"
 python training/prepare_data.py --out "$data" --layout "$layout" --landmarker "$landmarker" \
     ${videos[@]:+--videos "${videos[@]}"} ${portraits[@]:+--portraits "${portraits[@]}"} "${prepare[@]}"
-python training/reenact_portraits.py --data "$data" --per_portrait "$per_portrait" --mouths mixed "${lender[@]}"
+python training/reenact_portraits.py --data "$data" --per_portrait "$per_portrait"
 
 train train_face_aligner.py "$out/detector" 3000 --head detector "${aligner[@]}"
 train train_face_aligner.py "$out/landmarks" 12000 --head landmarks --init_from "$out/detector" "${aligner[@]}"

@@ -2,9 +2,9 @@
 
 Clean talking video of many people is rare, portraits are not. A portrait and a driver frame make a training picture
 whose expression is known exactly: the portrait is warped by the transferred landmarks. Inside the opened mouth the
-portrait's own teeth stay where they are, as upper teeth do; the rest comes from the driver, matched in colour. Before
-that may lie the upper teeth of a portrait that smiles (`lent_teeth.py`). Or all that is seen inside comes from such a
-portrait: then nothing of the drivers but their landmarks is in the pictures.
+portrait's own teeth stay where they are, as upper teeth do; the rest is drawn (`mouth_interior.py`), or comes from the
+driver, matched in colour, or from another portrait that smiles. Drawn or from portraits, nothing of the drivers but
+their landmarks is in the pictures.
 
 `ReenactPortraits` is the transform for `datasets.Dataset.map`; `training/reenact_portraits.py` caches what it makes in
 DATASET/reenacted, which `ReenactedRows` reads.
@@ -24,12 +24,12 @@ from PIL import Image
 from ..errors import DatasetError
 from ..expression_transfer import ExpressionTransfer
 from ..image_processing_face import NOSE_TIP, NUM_LANDMARKS, pose_driven_matrix, warp_image
-from ..lip_edges import darken, lip_line
+from ..lip_edges import darken, lip_line, well_inside
+from ..mouth_interior import MouthInterior
 from ..teeth_colour import skin_colour
 from ..warping import mesh_flow, soften, warp
 from .dataset import SPLITS, Rows, encode_image
 from .expressions import Expressions
-from .lent_teeth import find_lenders, inside_of_lips, lay_before, lend, seen_teeth, shade
 
 EDGE_SOFTNESS = 0.006  # of the crop's side
 # The driver's mouth is filmed at few pixels and compressed; without more contrast its teeth are a grey smear.
@@ -54,7 +54,7 @@ MAX_TURN = 0.075  # of the nose tip from the middle of the crop, in crop sides
 # ... and a face enlarged into its crop is blurred.
 MAX_ENLARGEMENT = 1.6
 
-MOUTHS = ("mixed", "drivers", "portraits")  # whose mouths are inside open lips
+MOUTHS = ("drawn", "drivers", "portraits")  # what is inside open lips
 
 REENACTED_FEATURES = datasets.Features(
     {
@@ -106,25 +106,23 @@ def light_behind_lips(mouth: torch.Tensor, size: int) -> torch.Tensor:
 def reenact(
     portraits: torch.Tensor,
     portrait_landmarks: torch.Tensor,
-    drivers: torch.Tensor,
+    drivers: torch.Tensor | None,
     driver_landmarks: torch.Tensor,
     transfer: ExpressionTransfer,
     driver_expressions: torch.Tensor | None = None,
     margin: int = 0,
     filmed: bool = True,
-    lenders: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give each portrait its driver's expression.
 
     Args:
-        portraits, drivers: crops `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255].
+        portraits, drivers: crops `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255]; without drivers, what is inside the
+            mouths is drawn.
         portrait_landmarks, driver_landmarks: `(B, 468, 2)` in fractions of S.
         driver_expressions: the drivers' expressions `(B, 468, 2)` on the neutral face; None where the driver is the
             speaker of the neutral face, whose landmarks are their own expression.
         margin: pixels by which the pictures reach beyond the pose-driven crop of S on every side.
         filmed: see `lit_like`.
-        lenders: smiles like `drivers`, and their landmarks, whose upper teeth are seen before the drivers' mouths
-            where a portrait hides its own.
 
     Returns:
         Pictures `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255] and their landmarks `(B, 468, 2)`.
@@ -137,22 +135,21 @@ def reenact(
     before, after, driving = (points * size + margin for points in (portrait_landmarks, target, driver_landmarks))
     flow, mouth = mesh_flow(before, after, side)
     pictures = warp(portraits, flow, mode="bicubic")
-    mouth_flow, _ = mesh_flow(driving, after, side)
-    interior = warp(drivers, mouth_flow, mode="bicubic")
-    own, other = skin_colour(portraits, before) + 1, skin_colour(drivers, driving) + 1
-    interior = lit_like(interior, mouth, own, other, filmed)
-    if lenders is not None:
-        smile = seen_teeth(lenders[0], lenders[1] * size + margin, size)
-        lit = lit_like(smile.pictures, smile.mask, own, smile.skin, filmed=False)
-        interior = lay_before(shade(interior), *lend(smile, lit, before, size), size)
-    if filmed:
-        interior = interior * light_behind_lips(mouth, size)
-    own_teeth = inside_of_lips(before, size, side)
-    interior = interior.clamp(0, 255)
-    if lenders is None:
-        interior = interior * (1 - own_teeth) + portraits * own_teeth
+    _, own_mouth = mesh_flow(before, before, side)
+    if drivers is None:
+        drawn = MouthInterior(portraits, before, own_mouth, size)
+        cells = torch.arange(side, device=before.device, dtype=before.dtype)
+        places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)[None].expand(len(before), -1, -1, -1)
+        interior, own_teeth = drawn.draw(places, after, pixel=1.0), drawn.own
     else:
-        interior = lay_before(interior, portraits, own_teeth, size)
+        mouth_flow, _ = mesh_flow(driving, after, side)
+        interior = warp(drivers, mouth_flow, mode="bicubic")
+        own, other = skin_colour(portraits, before) + 1, skin_colour(drivers, driving) + 1
+        interior = lit_like(interior, mouth, own, other, filmed)
+        if filmed:
+            interior = interior * light_behind_lips(mouth, size)
+        own_teeth = well_inside(own_mouth, size)
+    interior = interior.clamp(0, 255) * (1 - own_teeth) + portraits * own_teeth
     opacity = soften(mouth, EDGE_SOFTNESS * size)
     pictures = pictures * (1 - opacity) + interior * opacity
     line = F.pad(lip_line(portrait_landmarks, target, size), (margin,) * 4)
@@ -195,28 +192,15 @@ class ReenactPortraits:
 
     Args:
         portraits, clips: rows of one split, with pose-driven crops of one size.
-        mouths: whose mouths are seen inside open lips: "drivers", of donors, "portraits", or "mixed", the drivers'
-            behind the upper teeth of portraits that smile. Where none does, mixed ones are the drivers'.
-        lender: crop `(S, S, 3) uint8` and landmarks `(468, 2)` of the smile whose teeth all portraits get that hide
-            theirs, if mouths are mixed; None: each another's. Nobody can tell what is behind closed lips: of many
-            people's teeth a painter learns the mean.
+        mouths: what is seen inside open lips: what is "drawn", the "drivers'" mouths, or those of donors, "portraits".
 
     Raises:
         DatasetError: there are to be donors, and no portrait smiles with its teeth.
     """
 
-    def __init__(
-        self,
-        portraits: Rows,
-        clips: Rows,
-        mouths: str = "drivers",
-        lender: tuple[np.ndarray, np.ndarray] | None = None,
-    ):
-        self.portraits, self.clips = portraits, clips
-        mixed = mouths == "mixed"
-        self.lender = lender if mixed else None
+    def __init__(self, portraits: Rows, clips: Rows, mouths: str = "drawn"):
+        self.portraits, self.clips, self.mouths = portraits, clips, mouths
         self.donors = find_donors(portraits) if mouths == "portraits" else None
-        self.lenders = find_lenders(portraits) if mixed and lender is None else np.array([], int)
         self.portrait_rows = {name: row for row, name in enumerate(portraits.ids)}
         self.clip_rows = {name: row for row, name in enumerate(clips.ids)}
         self.expressions = Expressions.of_rows(clips)
@@ -231,19 +215,13 @@ class ReenactPortraits:
         driver_landmarks = torch.from_numpy(np.stack([self.clips.landmarks(row)[frame] for row, frame in drivers]))
         speakers = [self.clips.speakers[row] for row, _ in drivers]
         expressions = self.expressions(driver_landmarks, speakers)
-        if self.donors is None:
-            frames, margin = _padded([self.clips.crop(row, frame) for row, frame in drivers])
-        else:
+        frames, margin = None, wide_margin(len(self.portraits.crop(portraits[0], 0)))
+        if self.mouths == "drivers":
+            frames = _padded([self.clips.crop(row, frame) for row, frame in drivers])
+        elif self.donors is not None:
             # Of every picture another: nobody knows what is behind closed lips.
             keys = [f"{name} {number}" for name, number in zip(batch["portrait"], batch["driver_frame"], strict=True)]
-            frames, driver_landmarks, margin = self.smiles(self.donors, keys)
-        lenders = None
-        if self.lender is not None:
-            crop, points = self.lender
-            lenders = _padded([crop] * len(portraits))[0], torch.from_numpy(points).expand(len(portraits), -1, -1)
-        elif len(self.lenders):
-            # Of all pictures of a portrait the same: they are to be one person's.
-            lenders = self.smiles(self.lenders, batch["portrait"])[:2]
+            frames, driver_landmarks = self.smiles(keys)
         pictures, targets = reenact(
             _tensor([wide[row] for row in portraits]),
             landmarks,
@@ -253,7 +231,6 @@ class ReenactPortraits:
             expressions,
             margin,
             filmed=self.donors is None,
-            lenders=lenders,
         )
         pictures = pictures.round().byte().permute(0, 2, 3, 1).numpy()
         inside = slice(margin, pictures.shape[1] - margin)
@@ -264,12 +241,12 @@ class ReenactPortraits:
             "wide": [encode_image(picture, WIDE_QUALITY) for picture in pictures],
         }
 
-    def smiles(self, rows: np.ndarray, keys: list[str]) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """For each key one portrait of `rows`, with a margin, its landmarks in fractions of the crop; the margin."""
+    def smiles(self, keys: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each key one of the donors, with a margin, and its landmarks in fractions of the crop."""
         digests = (hashlib.sha256(key.encode()).digest()[:8] for key in keys)
-        chosen = [int(rows[int.from_bytes(digest, "little") % len(rows)]) for digest in digests]
-        crops, margin = _padded([self.portraits.crop(row, 0) for row in chosen])
-        return crops, torch.from_numpy(np.stack([self.portraits.landmarks(row)[0] for row in chosen])), margin
+        chosen = [int(self.donors[int.from_bytes(digest, "little") % len(self.donors)]) for digest in digests]
+        crops = _padded([self.portraits.crop(row, 0) for row in chosen])
+        return crops, torch.from_numpy(np.stack([self.portraits.landmarks(row)[0] for row in chosen]))
 
     def wide_portrait(self, row: int) -> np.ndarray:
         """A portrait's crop amid its surroundings, `(S + 2·margin, S + 2·margin, 3) uint8`."""
@@ -324,10 +301,9 @@ def _tensor(pictures: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
 
 
-def _padded(crops: list[np.ndarray]) -> tuple[torch.Tensor, int]:
-    """Crops (S, S, 3) uint8 → `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255], and the margin."""
-    margin = wide_margin(len(crops[0]))
-    return F.pad(_tensor(crops), (margin,) * 4, mode="replicate"), margin
+def _padded(crops: list[np.ndarray]) -> torch.Tensor:
+    """Crops (S, S, 3) uint8 → `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255]."""
+    return F.pad(_tensor(crops), (wide_margin(len(crops[0])),) * 4, mode="replicate")
 
 
 class ReenactedRows:

@@ -26,7 +26,7 @@ from avatarsync.data.reenactment import (
     wide_margin,
 )
 from avatarsync.errors import DatasetError
-from avatarsync.expression_transfer import ExpressionTransfer
+from avatarsync.expression_transfer import CHIN, ExpressionTransfer
 from avatarsync.image_processing_face import pose_driven_matrix, transform_points, warp_image
 
 SIZE, MARGIN = 128, 48
@@ -103,39 +103,36 @@ def test_the_drivers_own_shape_may_differ_from_its_expression(face, transfer):
 
 def closed(face, transfer):
     """The face with shut lips."""
-    picture, landmarks = reenact(*face, face[0], expression(0.0), transfer, margin=MARGIN)
-    return picture, landmarks
+    return reenact(*face, None, expression(0.0), transfer, margin=MARGIN)
 
 
-def test_lent_teeth_stay_while_the_jaw_drops(face, transfer):
-    """Teeth painted green are found at the same place, cut off by the lips, in a face that hid its own."""
+def test_drawn_teeth_stay_while_the_jaw_drops(face, transfer):
     shut = closed(face, transfer)
-    points = face[1] * SIZE + MARGIN
-    green = face[0].clone()
-    top, bottom = (int(points[0, lip, 1]) for lip in (13, 14))
-    green[..., top - 2 : bottom + 3, int(points[0, 78, 0]) : int(points[0, 308, 0])] = torch.tensor([0.0, 255.0, 0.0])[
-        :, None, None
-    ]
-    seen = []
-    for opening in (0.05, 0.1):
-        without, landmarks = reenact(*shut, face[0], expression(opening), transfer, margin=MARGIN)
-        picture, same = reenact(*shut, face[0], expression(opening), transfer, margin=MARGIN, lenders=(green, face[1]))
-        torch.testing.assert_close(same, landmarks)
-        added = (picture[0, 1] - picture[0, 0] > 60) & (without[0, 1] - without[0, 0] < 60)
-        rows, columns = torch.nonzero(added, as_tuple=True)
-        assert len(rows) > 40
-        lips = landmarks[0] * SIZE + MARGIN
-        assert lips[list(face_mesh.INNER_LIPS), 1].min() - 2 < rows.min() and rows.max() < lips[14, 1]
-        seen.append((rows.max().item(), (columns.min() + columns.max()).item() / 2))
-    (low, middle), (lower, other) = seen
-    assert abs(low - lower) <= 1 and abs(middle - other) <= 1.5, "the edge follows the skull, not the jaw"
+    edges = []
+    for opening in (0.09, 0.13):
+        dropped = expression(opening)
+        dropped[:, CHIN, 1] += opening
+        picture, landmarks = reenact(*shut, None, dropped, transfer, margin=MARGIN)
+        upper, lower = (landmarks[0, lip] * SIZE + MARGIN for lip in (13, 14))
+        column = picture[0, :, :, int(upper[0]) + 3].mean(0)  # amid a tooth
+        inside = column[int(upper[1]) + 2 : int(lower[1]) - 1]
+        assert inside.max() > 2 * inside.min(), "teeth, and the dark below them"
+        teeth = torch.nonzero(inside > (inside.max() + inside.min()) / 2)
+        edges.append(int(upper[1]) + 2 + int(teeth[teeth < len(inside) / 2].max()))
+    assert abs(edges[0] - edges[1]) <= 1, "the edge follows the skull, not the jaw"
 
 
 def test_a_portrait_that_shows_its_teeth_keeps_them(face, transfer):
-    green = torch.zeros_like(face[0])
-    green[:, 1] = 255
-    picture, _ = reenact(*face, face[0], expression(0.08), transfer, margin=MARGIN, lenders=(green, face[1]))
-    assert (picture[0, 1] - picture[0, 0]).max() < 120
+    """Green teeth are found where they were, when the jaw drops, and nowhere else is anything green."""
+    points = face[1] * SIZE + MARGIN
+    top, bottom = (int(points[0, lip, 1]) for lip in (13, 14))
+    left, right = (int(points[0, corner, 0]) for corner in (82, 312))
+    green = face[0].clone()
+    green[:, :, top:bottom, left:right] = torch.tensor([60.0, 255.0, 60.0])[:, None, None]
+    picture, _ = reenact(green, face[1], None, expression(0.08), transfer, margin=MARGIN)
+    seen = torch.nonzero(picture[0, 1] - picture[0, 0] > 100)
+    assert len(seen) > 0.5 * (bottom - top) * (right - left)
+    assert top - 2 <= seen[:, 0].min() and seen[:, 0].max() <= bottom + 1
 
 
 def test_a_drivers_coloured_light_does_not_colour_the_teeth():
@@ -215,8 +212,8 @@ def test_the_transform_is_deterministic_and_does_not_mix_its_rows(made):
     np.testing.assert_allclose(alone["landmarks"][0], together["landmarks"][1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("mouths", "same"), [("portraits", True), ("drivers", False)])
-def test_a_mouth_that_is_lent_leaves_nothing_of_the_driver(made, monkeypatch, mouths, same):
+@pytest.mark.parametrize(("mouths", "same"), [("drawn", True), ("portraits", True), ("drivers", False)])
+def test_a_mouth_that_is_not_the_drivers_shows_nothing_of_it(made, monkeypatch, mouths, same):
     """Drivers painted green make the same pictures; with their own mouths they do not."""
     portraits, clips, pairs, _ = made
     transform = ReenactPortraits(portraits, clips, mouths)
@@ -225,21 +222,6 @@ def test_a_mouth_that_is_lent_leaves_nothing_of_the_driver(made, monkeypatch, mo
     painted = transform(pairs)
     assert all((plain[name] == painted[name]) is same for name in ("crop", "wide"))
     np.testing.assert_array_equal(plain["expression"], painted["expression"])
-
-
-def test_one_lender_gives_everybody_the_same_teeth(made, monkeypatch):
-    portraits, clips, pairs, _ = made
-    row = portraits.ids.index("open")
-    lender = portraits.crop(row, 0), portraits.landmarks(row)[0].copy()
-    pairs = pairs | {"portrait": ["blue", "blue", "blue"]}
-    plain = ReenactPortraits(portraits, clips)(pairs)
-    lent = ReenactPortraits(portraits, clips, "mixed", lender)(pairs)
-    assert plain["crop"] != lent["crop"]
-    assert ReenactPortraits(portraits, clips, "drivers", lender)(pairs)["crop"] == plain["crop"]
-    monkeypatch.setattr("avatarsync.data.reenactment.find_lenders", lambda rows: np.array([row]))
-    assert ReenactPortraits(portraits, clips, "mixed")(pairs)["crop"] == lent["crop"]
-    monkeypatch.setattr("avatarsync.data.reenactment.find_lenders", lambda rows: np.array([], int))
-    assert ReenactPortraits(portraits, clips, "mixed")(pairs)["crop"] == plain["crop"], "nobody smiles"
 
 
 def test_a_portraits_mouth_keeps_its_contrast():

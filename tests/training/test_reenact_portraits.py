@@ -142,7 +142,7 @@ def test_more_pictures_begin_with_the_same(made, copy):
     [
         (["--seed", "5"], "--seed 0, not 5"),
         (["--per_portrait", "3"], "--per_portrait 2, not 3"),
-        (["--mouths", "portraits"], "--mouths drivers, not portraits"),
+        (["--mouths", "portraits"], "--mouths drawn, not portraits"),
     ],
 )
 def test_changed_options_are_refused(made, options, named):
@@ -172,30 +172,19 @@ def test_other_mouths_change_what_is_inside_open_lips_alone(made, copy):
             lips = landmarks[list(OUTER_LIPS)]
             assert (changed.min(0) >= lips.min(0)[::-1] - 4).all() and (changed.max(0) <= lips.max(0)[::-1] + 4).all()
     make(copy, "--mouths", "portraits")  # there already
-    with pytest.raises(DatasetError, match="--mouths portraits, not drivers"):
+    with pytest.raises(DatasetError, match="--mouths portraits, not drawn"):
         make(copy)
-
-
-def test_a_lender_is_a_training_portrait_of_mixed_mouths(made, copy):
-    with pytest.raises(InvalidArgumentError, match="--lender belongs to --mouths mixed"):
-        make(copy, "--lender", "open")
-    with pytest.raises(DatasetError, match="--lender nobody: no training portrait of .* is called so"):
-        make(copy, "--mouths", "mixed", "--lender", "nobody")
-    make(copy, "--mouths", "mixed", "--lender", "open")
-    assert content(copy)[0] == content(made)[0]
-    with pytest.raises(DatasetError, match="--lender open, not None"):
-        make(copy, "--mouths", "mixed")
 
 
 def test_a_dataset_from_before_there_was_a_choice_is_known(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "data")
     file = folder / "reenacted" / "reenactment.json"
     options = json.loads(file.read_text())
-    assert options.pop("mouths") == "drivers"
+    assert options.pop("mouths") == "drawn"
     file.write_text(json.dumps(options))
-    make(folder)
-    with pytest.raises(DatasetError, match="--mouths drivers, not portraits"):
-        make(folder, "--mouths", "portraits")
+    make(folder, "--mouths", "drivers")
+    with pytest.raises(DatasetError, match="--mouths drivers, not drawn"):
+        make(folder)
 
 
 def test_a_changed_dataset_is_refused(made, tmp_path):

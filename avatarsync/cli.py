@@ -244,6 +244,7 @@ def _write_video(stream, path: Path, force: bool) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
+    from avatarsync.pipelines.talking_head import check_options
     from avatarsync.schedule import parse_frame_rate
     from avatarsync.video import check_output_path, load_image
 
@@ -252,6 +253,7 @@ def _generate(args: argparse.Namespace) -> None:
     if args.save_track is not None:
         check_output_path(args.save_track, args.force, TRACK_SUFFIXES)
     fps = parse_frame_rate(args.fps)
+    check_options(seed=args.seed, motion=args.motion, articulation=args.articulation)
     image = load_image(args.image)
     speech = None if args.track is None else _read_speech(args.track, args.audio)
     talk = _load_pipeline(args)

@@ -215,7 +215,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
             raise InvalidArgumentError("language= belongs to text= or audio=: a speech already has its phonemes")
         if text is not None and not isinstance(text, str):
             raise InvalidArgumentError(f"text= is a {type(text).__name__}: give a string")
-        _check_options(seed, temperature, motion, articulation)
+        check_options(seed, temperature, motion, articulation)
         options = {
             "seed": seed,
             "temperature": temperature,
@@ -342,7 +342,8 @@ def _usable_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def _check_options(seed: int, temperature: float, motion: str, articulation: float) -> None:
+def check_options(seed: int = 0, temperature: float = 0.0, motion: str = "subtle", articulation: float = 1.0) -> None:
+    """Raises InvalidArgumentError, before anything heavy is done, where a pipeline would not take these."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise InvalidArgumentError(f"seed is {seed!r}: give a whole number from 0")
     if not (isinstance(temperature, (int, float)) and math.isfinite(temperature) and temperature >= 0):

@@ -162,6 +162,14 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, message, portrait, t
     assert set(os.listdir()) == before and Path("old.mp4").read_bytes() == Path("old.json").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("option", [["--motion", "wild"], ["--articulation", "3"], ["--seed", "-1"]])
+def test_options_are_looked_at_before_portrait_and_model_are_read(option, tmp_path, capfd):
+    """Neither exists, and neither is what is complained of."""
+    nowhere = ["--image", str(tmp_path / "face.png"), "--model", str(tmp_path / "model")]
+    assert main(["generate", "-o", str(tmp_path / "a.mp4"), "--text", "Hello", *nowhere, *option]) == 2
+    assert f"{option[0][2:]} is " in capfd.readouterr().err
+
+
 def test_a_text_becomes_a_video_and_a_track(portrait, tmp_path, capfd):
     video, track = tmp_path / "hello.mp4", tmp_path / "hello.json"
     arguments = ["--text", "Hello.", "-o", str(video), "--save-track", str(track), "--fps", "29.97", "--seed", "3"]

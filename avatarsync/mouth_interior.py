@@ -5,31 +5,46 @@ large face its teeth are a blurred band. Teeth are alike enough to be drawn inst
 the eyes: upper teeth belong to the skull and stay where they are, lower ones go down with the chin, both stand on an
 arch that recedes into the dark, the upper ones shade what is behind them, and lips shade everything. Widths of teeth
 are those of textbooks of dental anatomy, foreshortened by the arch; heights, light and colours were chosen by eye on
-portraits. A smile that shows its teeth lends their colour and the place of their edge, and where it shows them.
+portraits.
+
+A smile lends the colour of its teeth and the place of their edge, and all that it shows between its lips is kept: what
+is above that edge stays with the skull, what is below goes with the jaw.
 
 Training pictures are drawn with it (`data/reenactment.py`), and large faces when they speak (`rendering.py`).
 
-Shapes: B faces in pictures of H × H pixels, landmarks `(B, 468, 2)` and places `(B, h, w, 2)` in those pixels.
+Shapes: B faces in pictures of H × H pixels; landmarks `(B, 468, 2)` and places `(B, h, w, 2)` in those pixels. Inside,
+both are turned so that the line of the eyes is level.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
+from .image_processing_face import EYE_TO_NOSE_RATIO, LEFT_EYE_CORNERS, NOSE_BASE, RIGHT_EYE_CORNERS
 from .lip_edges import well_inside
 from .smooth_step import smooth_step
-from .teeth_colour import seen_teeth, skin_colour, typical_teeth
+from .teeth_colour import SEEN_PIXELS, seen_teeth, skin_colour, typical_teeth
+from .warping import mesh_flow
 
-EYE_CORNERS, CHIN, PHILTRUM = (33, 263), 152, 13
-EYE_DISTANCE = 90.0  # mm between the outer corners of the eyes
-EDGE_BELOW_LIPS = 3.0  # mm from the line between closed lips to the edge of the upper teeth
+OUTER_EYE_CORNERS, CHIN, UPPER_LIP = (33, 263), 152, 13
+# Millimetres between the outer corners of the eyes, by which widths are measured, and between their centres, by which
+# heights are, as crops are: eyes draw together when the head turns, and the way from them to the nose does not.
+OUTER_EYE_DISTANCE, EYE_DISTANCE = 90.0, 66.6
+# The upper teeth's edge, in mm below the line between closed lips. Of open lips that show no teeth, that line lies so
+# far below the upper lip at most.
+EDGE_BELOW_LIPS, MOST_RAISED_LIP = 3.0, 1.5
 OVERBITE = 3.5  # mm by which upper teeth reach over the lower ones of a closed jaw
 # Lips that are less than the first apart, in mm, hide the teeth behind them: one sees a sliver of them, and drawn ones
-# beside it would not match. From the second on, all that a portrait shows between its lips stays where it is.
+# beside it would not match. From the second on, what a portrait shows between its lips is kept.
 HIDING_GAP, SHOWING_GAP = 4.0, 6.5
-# A face's own teeth end where the lowest do that lie so near the middle, in mm; drawn ones end so far behind them.
-MIDDLE_TEETH, BEHIND = 8.0, 0.8
+# Where a face's own teeth end is looked for so near to the middle, at so many heights and in so many columns, of which
+# a share must show teeth; upper ones are at most so long. All but the share in mm. Drawn teeth end so far behind them.
+MIDDLE_TEETH, PROFILE, PROFILE_SHARE, LONGEST_TEETH, BEHIND = 8.0, (96, 9), 0.4, 11.0, 0.8
+# What is so far below the edge of upper teeth that are seen goes with the jaw, where the lower lip is farther below it
+# than the first, in mm; all of it from the second on.
+BELOW_EDGE, JAW_GAPS = (0.0, 1.0), (2.0, 4.0)
 SIDE_RANGE = (0.6, 1.4)  # width of either half of a turned mouth relative to their mean
 
 
@@ -39,15 +54,15 @@ class Row:
 
     Attributes:
         ends: where one tooth ends and the next begins, from the middle outwards.
-        rises: how much shorter each tooth is than the middle one.
+        shorter: by how much each tooth is shorter than the middle one.
         shades: how light each tooth is.
-        curve: by how much edges rise outwards, times the square of the distance from the middle.
+        curve: by how much teeth get shorter outwards, times the square of the distance from the middle.
         gaps: what gaps take of the light.
         rounding: how much shorter a tooth is at its sides.
     """
 
     ends: tuple[float, ...]
-    rises: tuple[float, ...]
+    shorter: tuple[float, ...]
     shades: tuple[float, ...]
     curve: float
     gaps: float
@@ -56,7 +71,7 @@ class Row:
 
 UPPER = Row(
     ends=(0.0, 8.4, 14.6, 21.0, 25.5, 29.0, 60.0),
-    rises=(0.0, 0.7, 0.3, 1.3, 2.0, 2.5),
+    shorter=(0.0, 0.7, 0.3, 1.3, 2.0, 2.5),
     shades=(1.0, 0.98, 0.93, 0.94, 0.92, 0.9),
     curve=0.004,
     gaps=0.4,
@@ -64,7 +79,7 @@ UPPER = Row(
 )
 LOWER = Row(
     ends=(0.0, 5.3, 10.9, 17.0, 22.0, 26.0, 60.0),
-    rises=(0.0, 0.0, -0.4, 0.6, 1.0, 1.5),
+    shorter=(0.0, 0.0, -0.4, 0.6, 1.0, 1.5),
     shades=(1.0, 0.99, 0.94, 0.93, 0.92, 0.9),
     curve=-0.006,
     gaps=0.25,
@@ -73,11 +88,16 @@ LOWER = Row(
 ROUNDING_POWER = 5  # how far at its sides a tooth gets shorter
 SIDE_SHADE = 0.15  # what a tooth's sides lose of the light, being round
 GAP_WIDTH, EDGE_SOFTNESS = 0.25, 0.5  # mm
+# A gap that is narrower than a pixel is wider by this share of it, and fainter by this power of how much wider.
+GAP_BLUR, GAP_FAINTNESS = 0.4, 0.7
 EDGE_SHADE, EDGE_HEIGHT = 0.12, 1.6  # edges are translucent, over so many mm
 LOWER_LIGHT = 0.72  # the light that reaches the lower teeth
 # Along the arch light fades from the first distance on, in mm, over the second, by a share.
 ARCH_START, ARCH_LENGTH, ARCH_SHADE = 6.0, 20.0, 0.7
-DEPTH_COLOUR, TONGUE_COLOUR = (0.26, 0.12, 0.11), (0.72, 0.36, 0.36)  # shares of flesh, which is skin as light as red
+DEPTH_COLOUR, TONGUE_COLOUR = (
+    (0.26, 0.12, 0.11),
+    (0.72, 0.36, 0.36),
+)  # shares of flesh: of skin, as if its strongest colour were as strong as their mean
 # The tongue lies behind the lower teeth. It begins so many mm below the edge of the upper ones, and goes down with a
 # share of the jaw; it comes into the light over so many mm, and is so wide to either side.
 TONGUE_START, TONGUE_SHARE, TONGUE_DEPTH, TONGUE_WIDTH, TONGUE_LIGHT = 1.0, 0.4, 5.0, 18.0, 0.8
@@ -93,48 +113,89 @@ class MouthInterior:
     Args:
         pictures: the faces at rest `(B, 3, H, H)`, black is 0.
         landmarks: theirs.
-        mouth: `(B, 1, H, H)`, 1 inside their own inner lips.
         size: side of a face's crop in pixels.
         white: what white is in the pictures.
 
     Attributes:
-        own: `(B, 1, H, H)`, how much of what a face shows inside its lips is to stay where it is.
+        teeth: colour `(B, 3, 1, 1)` of well lit teeth.
+        edge: height `(B, 1, 1)` of the upper teeth's edge at its middle.
+        resting_jaw: `(B, 1, 1)`, mm by which the jaw of the face at rest hangs down.
+        own: `(B, 2, H, H)`, how much of what a face shows between its lips is kept: with the skull, and with the jaw.
     """
 
-    def __init__(
-        self, pictures: torch.Tensor, landmarks: torch.Tensor, mouth: torch.Tensor, size: int, white: float = 255.0
-    ):
-        self.white = white
-        right_eye, left_eye = (landmarks[:, corner] for corner in EYE_CORNERS)
-        self.mm = ((left_eye - right_eye).norm(dim=-1) / EYE_DISTANCE)[:, None, None]  # pixels
-        self.middle, self.chin = landmarks[:, PHILTRUM, 0, None, None], landmarks[:, CHIN, 1, None, None]
-        right, left = (landmarks[:, INNER_LIPS[position], 0, None, None] for position in (0, 10))
+    def __init__(self, pictures: torch.Tensor, landmarks: torch.Tensor, size: int, white: float = 255.0):
+        self.white, side = white, pictures.shape[-1]
+        right_eye, left_eye = (landmarks[:, corner] for corner in OUTER_EYE_CORNERS)
+        across = left_eye - right_eye
+        distance = across.norm(dim=-1, keepdim=True).clamp_min(1e-3)
+        x, y = (across / distance).unbind(-1)
+        self.turn = torch.stack([torch.stack([x, -y], -1), torch.stack([y, x], -1)], 1)  # (B, 2, 2): places @ it
+        eyes = [landmarks[:, corners].mean(1) for corners in (RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS)]
+        to_nose = (landmarks[:, NOSE_BASE] - (eyes[0] + eyes[1]) / 2).norm(dim=-1)
+        height = torch.maximum((eyes[1] - eyes[0]).norm(dim=-1), EYE_TO_NOSE_RATIO * to_nose).clamp_min(1e-3)
+        self.width_mm, self.mm = (
+            distance[..., None] / OUTER_EYE_DISTANCE,
+            height[:, None, None] / EYE_DISTANCE,
+        )  # pixels
+
+        level = landmarks @ self.turn
+        self.middle, self.chin = level[:, UPPER_LIP, 0, None, None], level[:, CHIN, 1, None, None]
+        right, left = (level[:, INNER_LIPS[position], 0, None, None] for position in (0, 10))
         half = (left - right).clamp_min(1) / 2
-        self.right, self.left = (
-            (side / half).clamp(*SIDE_RANGE) for side in (self.middle - right, left - self.middle)
-        )
-        typical = typical_teeth(pictures, landmarks, white)
-        inside = well_inside(mouth, size)
-        seen, teeth = seen_teeth(pictures, inside, typical)
+        widths = ((part / half).clamp(*SIDE_RANGE) for part in (self.middle - right, left - self.middle))
+        self.right_width, self.left_width = widths
         upper, lower = (
-            landmarks[:, INNER_LIPS[positions[4]], 1] for positions in (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS)
+            level[:, INNER_LIPS[positions[4]], 1, None, None]
+            for positions in (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS)
         )
-        gap = (lower - upper) / self.mm[:, 0, 0]
-        shown = smooth_step((gap - HIDING_GAP) / (SHOWING_GAP - HIDING_GAP)) * (seen > 0.5).flatten(1).any(1)
-        self.own = inside * shown[:, None, None, None]
-        edge = (upper + lower) / 2 + EDGE_BELOW_LIPS * self.mm[:, 0, 0]
-        self.edge = torch.lerp(edge, torch.maximum(edge, self._own_edge(seen)), shown)[:, None, None]
+
+        _, mouth = mesh_flow(landmarks, landmarks, side)
+        typical, inside = typical_teeth(pictures, landmarks, white), well_inside(mouth, size)
+        seen, teeth = seen_teeth(pictures, inside, typical)
+        gap = (lower - upper) / self.mm
+        area = seen.sum((1, 2, 3))[:, None, None]
+        shown = smooth_step((gap - HIDING_GAP) / (SHOWING_GAP - HIDING_GAP)) * (area / SEEN_PIXELS - 1).clamp(0, 1)
+        lips_line = upper + torch.minimum(gap / 2, torch.full_like(gap, MOST_RAISED_LIP)) * self.mm
+        edge = lips_line + EDGE_BELOW_LIPS * self.mm
+        self.edge = torch.lerp(edge, self._own_edge(seen, upper, lower), shown)
+        self.resting_jaw = ((lower - self.edge) / self.mm).clamp_min(0)
+
+        cells = torch.arange(side, device=mouth.device, dtype=landmarks.dtype)
+        places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)
+        across, down = self._millimetres(places.expand(len(mouth), -1, -1, -1))
+        first, last = BELOW_EDGE
+        below = smooth_step((down + UPPER.curve * across**2 - BEHIND - first) / (last - first))
+        below = below * smooth_step((self.resting_jaw - JAW_GAPS[0]) / (JAW_GAPS[1] - JAW_GAPS[0]))
+        self.own = (inside[:, 0] * shown)[:, None] * torch.stack([1 - below, below], 1)
+
         skin = skin_colour(pictures, landmarks)
-        flesh = skin / skin[:, :1].clamp_min(1e-3) * skin.mean(1, keepdim=True)
+        flesh = skin * (skin.mean(1, keepdim=True) / skin.amax(1, keepdim=True).clamp_min(1e-3 * white))
         colours = (teeth, *(flesh * flesh.new_tensor(share) for share in (DEPTH_COLOUR, TONGUE_COLOUR)))
         self.teeth, self.dark, self.tongue = (colour[:, :, None, None] for colour in colours)
 
-    def _own_edge(self, seen: torch.Tensor) -> torch.Tensor:
-        """Height `(B,)` of the lower edge of the teeth that are seen `(B, 1, H, H)`; none is above the picture."""
-        cells = torch.arange(seen.shape[-1], device=seen.device)
-        middle = (cells - self.middle[:, 0]).abs() < MIDDLE_TEETH * self.mm[:, 0]  # (B, W)
-        rows = ((seen[:, 0] > 0.5) & middle[:, None]).any(2)  # (B, H)
-        return (rows * (cells + 0.5)).amax(1) - BEHIND * self.mm[:, 0, 0]
+    def _own_edge(self, seen: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+        """Height `(B, 1, 1)` at which the teeth that are seen `(B, 1, H, H)` end, below the upper lip."""
+        rows, columns = PROFILE
+        end = torch.minimum(lower + self.mm, upper + LONGEST_TEETH * self.mm)
+        shares = torch.linspace(0, 1, rows, device=seen.device, dtype=upper.dtype)[:, None]
+        y = torch.lerp(upper, end, shares)  # (B, rows, 1)
+        x = self.middle + torch.linspace(-MIDDLE_TEETH, MIDDLE_TEETH, columns).to(y) * self.width_mm
+        places = torch.stack([x.expand(-1, rows, -1), y.expand(-1, -1, columns)], -1) @ self.turn.mT[:, None]
+        profile = sample(seen, places)[:, 0].gt(0.5).float().mean(2) > PROFILE_SHARE  # (B, rows)
+        ended = (profile.cumsum(1) > 0) & ~profile
+        # Where they do not end, they do at the last row.
+        last = torch.where(ended.any(1), ended.byte().argmax(1), rows - 1)
+        return y.gather(1, last[:, None, None]) - BEHIND * self.mm
+
+    def _millimetres(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far places are from the middle, and below the edge of the upper teeth, `(B, h, w)` each."""
+        x, y = (places @ self.turn[:, None]).unbind(-1)
+        across = (x - self.middle) / self.width_mm
+        return across / torch.where(across < 0, self.right_width, self.left_width), (y - self.edge) / self.mm
+
+    def jaw(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """How many mm the jaw has gone down since the picture `(B, 1, 1)`."""
+        return ((landmarks[:, CHIN : CHIN + 1] @ self.turn)[..., 1:] - self.chin) / self.mm
 
     def draw(self, places: torch.Tensor, landmarks: torch.Tensor, pixel: float) -> torch.Tensor:
         """Colours `(B, 3, h, w)`, from 0 to white, at places between and near the lips.
@@ -143,12 +204,8 @@ class MouthInterior:
             landmarks: of the faces as they speak.
             pixel: how far places are apart: what is narrower is drawn fainter.
         """
-        x, y = places.unbind(-1)
-        across = (x - self.middle) / self.mm  # mm
-        across = across / torch.where(across < 0, self.right, self.left)
-        down = (y - self.edge) / self.mm  # below the edge of the upper teeth
-        jaw = (landmarks[:, CHIN, 1, None, None] - self.chin) / self.mm
-        pixels = pixel / self.mm
+        across, down = self._millimetres(places)
+        jaw, pixels = self.resting_jaw + self.jaw(landmarks), pixel / self.mm
         arch = 1 - ARCH_SHADE * smooth_step((across.abs() - ARCH_START) / ARCH_LENGTH)
 
         tongue = smooth_step((down - TONGUE_SHARE * jaw - TONGUE_START) / TONGUE_DEPTH)
@@ -160,10 +217,20 @@ class MouthInterior:
         drawn = drawn * (1 - SHADOW * torch.exp(-beyond / SHADOW_REACH))[:, None]
         cover, light = _row_of_teeth(UPPER, across, down, pixels)
         drawn = torch.lerp(drawn, self.teeth * (light * arch)[:, None], cover[:, None])
-        return (drawn * self._light(x, y, landmarks)[:, None]).clamp(0, self.white)
+        return (drawn * self._light(places, landmarks)[:, None]).clamp(0, self.white)
 
-    def _light(self, x: torch.Tensor, y: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    def kept(self, places: torch.Tensor, landmarks: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What of the faces' own is seen at places, from back to front: where in the picture it is `(B, h, w, 2)`, and
+        how much of it is seen `(B, 1, h, w)`."""
+        fallen = self.jaw(landmarks) * self.mm * self.turn[:, None, :, 1]  # (B, 1, 2) pixels
+        with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
+        moved = places - fallen[:, None]
+        return [(moved, sample(with_jaw, moved)), (places, sample(with_skull, places))]
+
+    def _light(self, places: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
         """What lips leave of the light `(B, h, w)`."""
+        places, landmarks = places @ self.turn[:, None], landmarks @ self.turn
+        x, y = places.unbind(-1)
         light = torch.ones_like(x)
         lips = zip(
             (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS), (1, -1), LIP_LIGHTS, LIP_REACHES, LIP_STARTS, strict=True
@@ -172,6 +239,12 @@ class MouthInterior:
             distance = away * (y - _lip_edge(landmarks, positions, x)) / self.mm
             light = light * (least + (1 - least) * smooth_step((distance + start) / reach))
         return light
+
+
+def sample(fields: torch.Tensor, places: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+    """Fields `(B, C, H, H)` at places `(B, h, w, 2)` in their pixels; nothing beyond their edges."""
+    grid = (2 * places + 1) / fields.shape[-1] - 1
+    return F.grid_sample(fields, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def _row_of_teeth(
@@ -183,24 +256,24 @@ def _row_of_teeth(
         across, beyond: `(B, h, w)`, mm from the middle, and beyond the edge of the middle teeth.
         pixel: `(B, 1, 1)`, mm.
     """
-    ends, rises, shades = (across.new_tensor(values) for values in (row.ends, row.rises, row.shades))
+    ends, shorter, shades = (across.new_tensor(values) for values in (row.ends, row.shorter, row.shades))
     distance = across.abs().clamp(max=row.ends[-1] - 1)
-    tooth = torch.bucketize(distance, ends, right=True) - 1
+    tooth = (torch.bucketize(distance, ends, right=True) - 1).clamp(0, len(shorter) - 1)
     start, half = ends[tooth], (ends[tooth + 1] - ends[tooth]) / 2
     place = (distance - start) / half - 1  # -1 and 1 at a tooth's sides
-    beyond = beyond + rises[tooth] + row.curve * across**2 + row.rounding * place.abs() ** ROUNDING_POWER
+    beyond = beyond + shorter[tooth] + row.curve * across**2 + row.rounding * place.abs() ** ROUNDING_POWER
     cover = (0.5 - beyond / pixel.clamp_min(EDGE_SOFTNESS)).clamp(0, 1)
-    # A gap that is narrower than a pixel is wider and fainter.
-    width = GAP_WIDTH + 0.4 * pixel
-    gap = row.gaps * (GAP_WIDTH / width) ** 0.7 * torch.exp(-(((1 - place.abs()) * half / width) ** 2))
+    width = GAP_WIDTH + GAP_BLUR * pixel
+    gap = row.gaps * (GAP_WIDTH / width) ** GAP_FAINTNESS * torch.exp(-(((1 - place.abs()) * half / width) ** 2))
     edge = EDGE_SHADE * (1 - smooth_step(-beyond / EDGE_HEIGHT))
     return cover, shades[tooth] * (1 - SIDE_SHADE * place**2) * (1 - gap) * (1 - edge)
 
 
 def _lip_edge(landmarks: torch.Tensor, positions: tuple[int, ...], x: torch.Tensor) -> torch.Tensor:
-    """Height `(B, h, w)` of the inner edge of a lip at `x` `(B, h, w)`."""
+    """Height `(B, h, w)` of the inner edge of a lip at `x` `(B, h, w)`, all of level faces."""
     points = landmarks[:, [INNER_LIPS[0], *(INNER_LIPS[i] for i in positions), INNER_LIPS[10]]]  # (B, 11, 2)
-    along, height = points[..., 0].contiguous(), points[..., 1]
+    # The far corner of a turned mouth folds over.
+    along, height = points[..., 0].cummax(1).values.contiguous(), points[..., 1]
     where = x.flatten(1).contiguous()
     end = torch.searchsorted(along, where).clamp(1, along.shape[1] - 1)
     first, last = along.gather(1, end - 1), along.gather(1, end)

@@ -1,8 +1,8 @@
-"""The fine detail of a portrait's own teeth.
+"""A portrait's own teeth at the picture's own resolution.
 
 Where a smile shows its upper teeth, the painter copies them: they stay where they are while lips and jaw move. It
 paints at the crop's resolution, and a large portrait knows more. What the portrait has beyond the crop is added to the
-paint where this is a copy.
+paint where this is a copy; where the inside of a mouth is drawn, the portrait itself is laid before it.
 """
 
 import numpy as np
@@ -70,3 +70,13 @@ class OwnTeeth:
         grid = torch.stack([a * x + b * y + c for (a, b), c in zip(self.to_part, self.start, strict=True)], -1)
         detail = self.detail.expand(len(places), -1, -1, -1)
         return F.grid_sample(detail, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def lay_before(self, drawn: torch.Tensor, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """What is drawn `(B, 3, h, w)`, in the measure of paint, with layers of the portrait before it, from back to
+        front: places `(B, h, w, 2)` in the crop's pixels, and how much is seen of them `(B, 1, h, w)`."""
+        for places, share in layers:
+            places = (places + 0.5) * (2 / self.copied.shape[-1]) - 1
+            crop = self.copied.expand(len(places), -1, -1, -1)
+            known = F.grid_sample(crop, places, mode="bicubic", padding_mode="border", align_corners=False)
+            drawn = torch.lerp(drawn, known + self.at(places), share)
+        return drawn

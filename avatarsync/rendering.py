@@ -28,7 +28,7 @@ from .modeling_visual_tokenizer import DecoderOutput, VisualTokenizerModel
 from .mouth_interior import MouthInterior
 from .own_teeth import OwnTeeth
 from .smooth_step import smooth_step
-from .warping import soften
+from .warping import shrink, soften
 
 # Paint below half a grey level cannot be seen.
 STILL_MASK = 0.5 / 255
@@ -40,7 +40,7 @@ DETAIL_SCALE = 1.4
 PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
 SHARPENED_DETAIL = 1.0  # cells
 # Faces enlarged by the first value have the insides of their mouths painted, from the second on drawn.
-DRAWN_SCALES = (1.2, 1.4)
+DRAWN_SCALES = (1.3, 1.5)
 MARGIN = 2  # pixels
 EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its side
 HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's side
@@ -113,8 +113,8 @@ class FaceRenderer:
         self.sharpening = PAINT_SHARPENING * self._share_between(SHARPENED_SCALES)
         self.own_teeth = OwnTeeth.of_portrait(image, self.reference, matrix) if self.sharpening else None
         self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
-        own = self.reference.pixels.float() + 1, landmarks * size, self.reference.mouth.float()
-        self.interior = MouthInterior(*own, size, white=2.0) if self.drawn else None
+        own = self.reference.pixels.float() + 1, landmarks * size, size
+        self.interior = MouthInterior(*own, white=2.0) if self.drawn else None
         # Where the face mesh can move pixels, and the part of the picture where anything can: that, or the whole head.
         mesh = add_fade_rings(landmarks.cpu())[0].numpy()
         self.head = HeadRegion.of_landmarks(landmarks[0].cpu().numpy())
@@ -306,8 +306,10 @@ class FaceRenderer:
 
     def _draw_mouth(self, part: np.ndarray, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> None:
         """Paint into the part `(B, h, w, 3) uint8`: the mouth's interior, the line between shut lips, the shading."""
-        masks = torch.cat([torch.lerp(decoded.mask, decoded.mouth, self.drawn), decoded.line], 1)
-        painted, shaded = self._box(_where_any(masks > STILL_MASK)), self._box(_where_any(decoded.shading != 0))
+        masks = torch.cat([(1 - self.drawn) * decoded.mask, self.drawn * decoded.mouth, decoded.line], 1)
+        # What is drawn is in the mouth's own light.
+        shading = decoded.shading * (1 - self.drawn * shrink(decoded.mouth, self.detail))
+        painted, shaded = self._box(_where_any(masks > STILL_MASK)), self._box(_where_any(shading != 0))
         if painted is None and shaded is None:
             return
         # Both boxes lie within this one.
@@ -321,18 +323,17 @@ class FaceRenderer:
             return face[:, :, _moved(box[0], -rows.start), _moved(box[1], -columns.start)]
 
         if painted is not None:
-            lookup = self._lookup(*painted, head_poses, len(part))
+            lookup, mouth = self._lookup(*painted, head_poses, len(part)), within(painted)
             masks = _sample(masks, lookup)
-            paint = self._paint(decoded, lookup) if self.drawn < 1 else None
+            paint, drawing, line = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
+            before = mouth
+            if self.drawn < 1:
+                mouth = mouth + paint * ((self._paint(decoded, lookup) + 1) * 127.5 - before)
             if self.drawn:
-                drawn = self._draw_interior(decoded.landmarks, lookup)
-                paint = drawn if paint is None else torch.lerp(paint, drawn, self.drawn)
-            mask, line = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
-            mouth = within(painted)
-            mouth.copy_(darken(mouth + mask * ((paint + 1) * 127.5 - mouth), line, 0.0))
+                mouth = mouth + drawing * ((self._draw_interior(decoded.landmarks, lookup) + 1) * 127.5 - before)
+            before.copy_(darken(mouth, line, 0.0))
         if shaded is not None:
-            shading = _sample(decoded.shading, self._lookup(*shaded, head_poses, len(part)))
-            within(shaded).add_(shading, alpha=127.5)
+            within(shaded).add_(_sample(shading, self._lookup(*shaded, head_poses, len(part))), alpha=127.5)
         _put(pixels, face.round_().clamp_(0, 255))
 
     def _paint(self, decoded: DecoderOutput, lookup: torch.Tensor) -> torch.Tensor:
@@ -342,14 +343,12 @@ class FaceRenderer:
         return paint if copies is None else paint + _sample(copies, lookup) * self.own_teeth.at(lookup)
 
     def _draw_interior(self, landmarks: torch.Tensor, lookup: torch.Tensor) -> torch.Tensor:
-        """The same, drawn; with the teeth that the portrait shows."""
-        places = (lookup + 1) * (self.size / 2) - 0.5
-        drawn = self.interior.draw(places, landmarks.float() * self.size, self.scale) - 1
-        if self.own_teeth is None:
+        """The same, drawn; with what the portrait shows between its lips."""
+        places, points = (lookup + 1) * (self.size / 2) - 0.5, landmarks.float() * self.size
+        drawn = self.interior.draw(places, points, self.scale) - 1
+        if self.own_teeth is None or not self.interior.own.any():
             return drawn
-        known, own = (fields.expand(len(lookup), -1, -1, -1) for fields in (self.reference.pixels, self.interior.own))
-        portrait = _sample(known, lookup, "bicubic", "border") + self.own_teeth.at(lookup)
-        return torch.lerp(drawn, portrait, _sample(own, lookup))
+        return self.own_teeth.lay_before(drawn, self.interior.kept(places, points))
 
     def _draw_lids(self, part: np.ndarray, closing: torch.Tensor, head_poses: torch.Tensor | None) -> None:
         """Draw eyelids into the part `(B, h, w, 3) uint8`, come down by shares `(B,)`."""

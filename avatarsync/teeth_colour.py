@@ -18,6 +18,8 @@ OWN_TOLERANCE, SKIN_TOLERANCE = 1.02, 1.05
 # What is so bright beside a face's own teeth is a tooth, what is darker than the first is none; teeth are at least so
 # bright beside typical ones. From so many pixels on their colour is known.
 DARK_TEETH, BRIGHT_TEETH, LEAST_LIGHT, KNOWN_PIXELS = 0.6, 0.8, 0.6, 60
+# Green over red beside that of typical teeth: from the first on something may be a tooth, from the second on it is.
+RED_FLESH, PALE_TEETH = 0.78, 0.88
 SEEN_PIXELS = 12  # bright pixels of a mouth from which on its own teeth count as seen
 
 
@@ -51,6 +53,9 @@ def seen_teeth(image: torch.Tensor, mouth: torch.Tensor, typical: torch.Tensor) 
     level = (grey * bright).sum((2, 3), keepdim=True) / bright.sum((2, 3), keepdim=True).clamp_min(1e-3)
     level = torch.maximum(level, LEAST_LIGHT * typical.mean(1)[:, None, None, None])
     teeth = mouth * ((grey / level - DARK_TEETH) / (BRIGHT_TEETH - DARK_TEETH)).clamp(0, 1)
+    # Lips and tongues are bright, too, and red.
+    tint = _green_over_red(image)[:, None] / _green_over_red(typical)[:, None, None, None]
+    teeth = teeth * ((tint - RED_FLESH) / (PALE_TEETH - RED_FLESH)).clamp(0, 1)
     weight = teeth**4
     area = weight.sum((2, 3))
     own = (image * weight).sum((2, 3)) / area.clamp_min(1e-3)

@@ -23,6 +23,7 @@ from avatarsync.adapters import (
 )
 from avatarsync.errors import AdapterError, MissingDependencyError
 from avatarsync.face_mesh import neutral_landmarks
+from avatarsync.rendering import FaceRenderer
 
 peft = pytest.importorskip("peft")
 
@@ -91,6 +92,25 @@ def speech(talk):
 
 def draw(talk, portrait, speech):
     return np.stack(list(talk.stream(portrait, speech=speech, fps=10, blink=False)))
+
+
+def test_a_persons_mouth_is_painted_however_large_the_face(talk, adapters, portrait, speech, clean, monkeypatch):
+    """Drawn teeth are nobody's; the painter of an identity knows that person's."""
+    made = []
+
+    class Renderer(FaceRenderer):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self.drawn)
+
+    monkeypatch.setattr("avatarsync.pipelines.talking_head.FaceRenderer", Renderer)
+    large = np.kron(portrait, np.ones((2, 2, 1), np.uint8))
+    talk.stream(large, speech=speech)
+    talk.load_identity(adapters[0], name="anna")
+    talk.stream(large, speech=speech)
+    talk.set_identity(None)
+    talk.stream(large, speech=speech)
+    assert made == [1.0, 0.0, 1.0]
 
 
 def test_identities_speak_differently_and_unloading_brings_the_base_back(talk, adapters, portrait, speech, clean):

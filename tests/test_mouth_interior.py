@@ -5,7 +5,7 @@ import torch
 
 from avatarsync import face_mesh
 from avatarsync.face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS
-from avatarsync.mouth_interior import CHIN, EDGE_BELOW_LIPS, EYE_DISTANCE, MouthInterior
+from avatarsync.mouth_interior import CHIN, EDGE_BELOW_LIPS, OUTER_EYE_DISTANCE, MouthInterior
 from avatarsync.warping import mesh_flow
 
 SIZE = 256
@@ -27,7 +27,7 @@ def interior(skin=SKIN, at_rest=0.0, teeth=None, scale=1.0):
     _, mouth = mesh_flow(points, points, side)
     if teeth is not None:
         picture = torch.where(mouth > 0, teeth[:, None, None], picture)
-    return MouthInterior(picture, points, mouth, side)
+    return MouthInterior(picture, points, side)
 
 
 def column(drawn, opening, across=4.0, pixel=0.1):
@@ -42,7 +42,7 @@ def column(drawn, opening, across=4.0, pixel=0.1):
 
 def millimetre():
     points = face()[0]
-    return ((points[263] - points[33]).norm() / EYE_DISTANCE).item()
+    return ((points[263] - points[33]).norm() / OUTER_EYE_DISTANCE).item()
 
 
 def edges(light):
@@ -129,3 +129,89 @@ def test_colours_stay_between_black_and_white():
     for skin in (SKIN, torch.zeros(3), torch.full((3,), 255.0)):
         drawn = interior(skin).draw(places, face(0.1), 1.0)
         assert torch.isfinite(drawn).all() and drawn.min() >= 0 and drawn.max() <= 255
+
+
+def turned(points, angle, side=SIZE):
+    """Points `(…, 2)` turned about the middle of a picture."""
+    angle = torch.tensor(angle)
+    cos, sin = angle.cos(), angle.sin()
+    return (points - side / 2) @ torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])]) + side / 2
+
+
+@pytest.mark.parametrize("angle", [0.5, -1.2, 3.1])
+def test_a_tilted_face_has_the_same_mouth(angle):
+    """Crops need not be level (`face_centric`)."""
+    points, spoken = face(), face(0.06)
+    picture = SKIN[:, None, None].expand(1, 3, SIZE, SIZE)
+    x, y = torch.meshgrid(torch.arange(-20.0, 21), torch.arange(0.0, 14), indexing="xy")
+    places = torch.stack([x, y], -1)[None] + points[0, 13]
+    level = MouthInterior(picture, points, SIZE).draw(places, spoken, 1.0)
+    tilted = MouthInterior(picture, turned(points, angle), SIZE)
+    torch.testing.assert_close(tilted.draw(turned(places, angle), turned(spoken, angle), 1.0), level, atol=0.5, rtol=0)
+
+
+def test_every_face_of_a_batch_has_its_own_mouth():
+    smile = interior(at_rest=0.06, teeth=torch.tensor([220.0, 200.0, 180.0]))
+    points = torch.cat([face(), face(0.06)])
+    picture = torch.cat([SKIN[:, None, None].expand(1, 3, SIZE, SIZE)] * 2)
+    _, mouth = mesh_flow(points, points, SIZE)
+    picture = torch.where(mouth > 0, torch.tensor([220.0, 200.0, 180.0])[:, None, None], picture)
+    picture[0] = SKIN[:, None, None]
+    both = MouthInterior(picture, points, SIZE)
+    torch.testing.assert_close(both.own[1:], smile.own)
+    y, x = torch.meshgrid(torch.arange(180.0, 230), torch.arange(90.0, 170), indexing="ij")
+    places = torch.stack([x, y], -1)[None]
+    spoken = torch.cat([face(0.08), face(0.1)])
+    drawn = both.draw(places.expand(2, -1, -1, -1), spoken, 1.0)
+    torch.testing.assert_close(drawn[:1], interior().draw(places, spoken[:1], 1.0))
+    torch.testing.assert_close(drawn[1:], smile.draw(places, spoken[1:], 1.0))
+
+
+@pytest.mark.parametrize("flesh", [(40, 20, 20), (130, 70, 70), (175, 105, 100)])
+def test_lips_and_tongues_are_no_teeth(flesh):
+    """Landmarks are off by a pixel or two: some of the lips lies between them."""
+    mouth = interior(at_rest=0.06, teeth=torch.tensor(flesh).float())
+    assert mouth.own.max() == 0
+    torch.testing.assert_close(mouth.teeth, interior().teeth)
+
+
+def test_a_mouth_that_hangs_open_is_dark_below_its_upper_teeth():
+    mouth = interior(at_rest=0.09, teeth=torch.tensor([40.0, 20.0, 20.0]))
+    points = face(0.09)
+    heights = torch.arange(points[0, 13, 1].item() + 1, points[0, 14, 1].item() - 1, 0.25)
+    x = points[0, 13, 0] + 4 * millimetre()
+    light = mouth.draw(torch.stack([x.expand_as(heights), heights], -1)[None, :, None], points, 0.25)[0, :, :, 0].mean(
+        0
+    )
+    depth = (heights - heights[0]) / millimetre()
+    assert light[depth < 3].max() > 130
+    assert light[(depth > 6) & (depth < 11)].max() < 70
+
+
+def test_both_rows_of_a_laugh_are_told_apart_and_the_lower_one_goes_with_the_jaw():
+    points = face(0.08)
+    _, mouth = mesh_flow(points, points, SIZE)
+    top = points[0, 13, 1]
+    depth = (torch.arange(SIZE) - top)[:, None].expand(SIZE, SIZE) / millimetre()
+    teeth = (depth < 7) | (depth > 10)
+    inside = torch.where(teeth, torch.tensor([210.0, 190.0, 165.0])[:, None, None], torch.tensor(30.0))
+    picture = torch.where(mouth[0] > 0, inside, SKIN[:, None, None])[None]
+    laugh = MouthInterior(picture, points, SIZE)
+    assert abs((laugh.edge.item() - top) / millimetre() - 6.4) < 1.2
+    lowered = face(0.12)
+    places = torch.stack(torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="xy"), -1)[None].float()
+    (lower, lower_share), (upper, upper_share) = laugh.kept(places, lowered)
+    fallen = 0.04 * SIZE
+    torch.testing.assert_close(places - lower, torch.tensor([0.0, fallen]).expand_as(places), atol=0.05, rtol=0)
+    assert torch.equal(upper, places)
+    column = int(points[0, 13, 0])
+    rows = [torch.nonzero(share[0, 0, :, column] > 0.5).flatten() for share in (upper_share, lower_share)]
+    assert rows[0].min() < top + 3 and abs(rows[0].max() - top - 8 * millimetre()) < 2 * millimetre()
+    assert rows[1].max() > points[0, 14, 1] - 4 + fallen - 1 and rows[1].min() > rows[0].max()
+
+
+@pytest.mark.parametrize("skin", [(10, 90, 170), (0, 120, 0), (2, 60, 160)])
+def test_the_dark_stays_dark_in_coloured_light(skin):
+    skin = torch.tensor(skin).float()
+    mouth = interior(skin)
+    assert mouth.dark.max() < 0.4 * skin.mean() and mouth.tongue.max() < skin.mean()

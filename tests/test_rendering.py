@@ -87,7 +87,7 @@ def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(token
         renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", **options)
         return renderer, renderer.render(torch.zeros(1, 16, 10))[0], alignment.landmarks
 
-    for height, share in ((70, 0.0), (77, 0.5), (300, 1.0)):
+    for height, share in ((70, 0.0), (83, 0.5), (300, 1.0)):
         renderer, drawn, _ = frame(height)
         assert renderer.drawn == pytest.approx(share, abs=0.4) and (renderer.drawn in (0, 1)) == (share in (0, 1))
         _, painted, landmarks = frame(height, only_paint=True)
@@ -99,6 +99,29 @@ def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(token
     # Teeth are lighter than this skin, what is behind them is far darker.
     middle = drawn[:, int(landmarks[13, 0]) + 8].mean(-1)
     assert middle[changed[:, 0]].max() > 165 and middle[changed[:, 0]].min() < 80
+
+
+def test_a_large_smile_keeps_its_own_teeth(tokenizer, monkeypatch):
+    """To the pixel, although the painter's shading changes everything about them."""
+    image, alignment = portrait(400, 400, face=0.9)
+    points = alignment.landmarks
+    points[[ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS], 1] += 0.07 * 400
+    image = np.full_like(image, 150)
+    teeth = np.array([225, 210, 185]) - 12 * (np.arange(400) // 4 % 2)[:, None]
+    top, bottom = int(points[13, 1]), int(points[14, 1])
+    left, right = int(points[78, 0]) - 4, int(points[308, 0]) + 5
+    image[top - 8 : bottom + 9, left:right] = teeth[left:right]
+    monkeypatch.setattr(tokenizer.transfer, "forward", lambda reference, *others: lowered(reference))
+
+    def lowered(reference):
+        chin = torch.tensor([*(ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS), 152])
+        return reference.index_add(1, chin, torch.tensor([0.0, 0.03]).expand(len(reference), len(chin), 2))
+
+    frame = FaceRenderer(tokenizer, image, alignment, "pose_driven").render(torch.zeros(1, 16, 10))[0]
+    kept = np.s_[top + 12 : bottom - 12, (left + right) // 2 - 30 : (left + right) // 2 + 30]
+    assert np.abs(frame[kept].astype(int) - image[kept]).max() <= 2
+    below = frame[bottom + 5 : bottom + 9, (left + right) // 2]
+    assert below.mean() < 120, "dark where the jaw went down"
 
 
 def test_a_moving_head_takes_the_hair_along_and_leaves_the_corners(tokenizer, monkeypatch):

@@ -25,7 +25,7 @@ from ..errors import DatasetError
 from ..expression_transfer import ExpressionTransfer
 from ..image_processing_face import NOSE_TIP, NUM_LANDMARKS, pose_driven_matrix, warp_image
 from ..lip_edges import darken, lip_line, well_inside
-from ..mouth_interior import MouthInterior
+from ..mouth_interior import MouthInterior, sample
 from ..teeth_colour import skin_colour
 from ..warping import mesh_flow, soften, warp
 from .dataset import SPLITS, Rows, encode_image
@@ -135,12 +135,13 @@ def reenact(
     before, after, driving = (points * size + margin for points in (portrait_landmarks, target, driver_landmarks))
     flow, mouth = mesh_flow(before, after, side)
     pictures = warp(portraits, flow, mode="bicubic")
-    _, own_mouth = mesh_flow(before, before, side)
     if drivers is None:
-        drawn = MouthInterior(portraits, before, own_mouth, size)
+        drawn = MouthInterior(portraits, before, size)
         cells = torch.arange(side, device=before.device, dtype=before.dtype)
         places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)[None].expand(len(before), -1, -1, -1)
-        interior, own_teeth = drawn.draw(places, after, pixel=1.0), drawn.own
+        interior = drawn.draw(places, after, pixel=1.0)
+        for where, share in drawn.kept(places, after):
+            interior = torch.lerp(interior, sample(portraits, where), share)
     else:
         mouth_flow, _ = mesh_flow(driving, after, side)
         interior = warp(drivers, mouth_flow, mode="bicubic")
@@ -148,8 +149,8 @@ def reenact(
         interior = lit_like(interior, mouth, own, other, filmed)
         if filmed:
             interior = interior * light_behind_lips(mouth, size)
-        own_teeth = well_inside(own_mouth, size)
-    interior = interior.clamp(0, 255) * (1 - own_teeth) + portraits * own_teeth
+        _, own_mouth = mesh_flow(before, before, side)
+        interior = torch.lerp(interior.clamp(0, 255), portraits, well_inside(own_mouth, size))
     opacity = soften(mouth, EDGE_SOFTNESS * size)
     pictures = pictures * (1 - opacity) + interior * opacity
     line = F.pad(lip_line(portrait_landmarks, target, size), (margin,) * 4)

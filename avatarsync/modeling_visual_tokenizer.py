@@ -70,7 +70,7 @@ class Reference:
 
 @dataclass
 class DecoderOutput(ModelOutput):
-    """Flow, mask and line have R = `detail` · S cells a side, pictures S; landmarks are fractions of S."""
+    """Flow, mask, line and mouth have R = `detail` · S cells a side, pictures S; landmarks are fractions of S."""
 
     pixels: torch.Tensor | None = None  # (B, 3, S, S) in [-1, 1]
     landmarks: torch.Tensor | None = None  # (B, 468, 2)
@@ -80,7 +80,7 @@ class DecoderOutput(ModelOutput):
     paint: torch.Tensor | None = None  # (B, 3, S, S)
     line: torch.Tensor | None = None  # (B, 1, R, R), strength of the line between closed lips
     shading: torch.Tensor | None = None  # (B, 3, S, S), added to everything else
-    mouth: torch.Tensor | None = None  # (B, 1, R, R), 1 inside the opened mouth
+    mouth: torch.Tensor | None = None  # (B, 1, R, R), 1 inside the opened mouth, with soft edges
 
 
 @dataclass

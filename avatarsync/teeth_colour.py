@@ -1,7 +1,8 @@
 """What colour teeth have in a portrait's light.
 
-The painter learned most of what is inside a mouth from one man's teeth and now and then draws them greenish. They may
-be as green as the portrait's own teeth, or, where it hides them, as teeth usually are beside skin of its colour.
+That of the teeth that it shows, or, where it hides them, that which teeth usually have beside skin of its colour. Drawn
+teeth take it (`mouth_interior.py`). The painter learned most of what is inside a mouth from one man's teeth and now and
+then paints them greenish: they may be no greener than that.
 """
 
 import torch
@@ -11,8 +12,8 @@ SKIN_LANDMARKS = (50, 280, 205, 425, 151)
 # Green over red of the teeth of 909 official portraits: that of their skin to this power, with a standard deviation of
 # a factor of 1.09.
 SKIN_POWER = 0.45
-# The same for all colours, and for how light teeth are, of 806 of them: light to that power, times so much (give or
-# take a factor of 1.18); over red, green and blue to these powers.
+# Of 806 of them: how light teeth are is how light skin is, to this power, times so much (give or take a factor of
+# 1.18); what red, green and blue are over red is what they are over red in skin, to these powers.
 TEETH_LIGHT, LIGHT_POWER, TINT_POWERS = 0.89, 0.43, (0.0, 0.38, 0.44)
 OWN_TOLERANCE, SKIN_TOLERANCE = 1.02, 1.05
 # What is so bright beside a face's own teeth is a tooth, what is darker than the first is none; teeth are at least so

@@ -79,10 +79,10 @@ train train_tokenizer.py "$out/painted" 4000 --phase paint --init_from "$out/enc
     --perceptual st-lpips-alexnet --perceptual_weight 3 "${tokenizer[@]}"
 train train_tokenizer.py "$out/joint" 1600 --phase joint --init_from "$out/painted" --batch_size 24 \
     --learning_rate 2e-4 --portrait_share 0.5 --perceptual st-lpips-alexnet --perceptual_weight 3 "${tokenizer[@]}"
-# Teeth instead of the mean of all teeth; the encoder stays.
-train train_tokenizer.py "$out/tokenizer" 1500 --phase paint --init_from "$out/joint" --batch_size 24 \
-    --learning_rate 2e-4 --portrait_share 0.5 --perceptual st-lpips-alexnet --perceptual_weight 3 --led_share 0.6 \
-    --adversarial_weight 0.5 --judged portraits "${tokenizer[@]}"
+# By the pixels once more; the encoder stays.
+train train_tokenizer.py "$out/tokenizer" 500 --phase paint --init_from "$out/joint" --batch_size 24 \
+    --learning_rate 1.5e-4 --portrait_share 0.4 --perceptual st-lpips-alexnet --perceptual_weight 0.7 --led_share 0.8 \
+    "${tokenizer[@]}"
 train train_keyframes.py "$out/keyframes_1" 3000 --phase 1 --tokenizer "$out/tokenizer" \
     --learning_rate 1e-3 "${keyframes[@]}"
 train train_keyframes.py "$out/keyframes_2" 200 --phase 2 --tokenizer "$out/tokenizer" \

@@ -117,7 +117,7 @@ def reenact(
 
     Args:
         portraits, drivers: crops `(B, 3, S + 2·margin, S + 2·margin)` in [0, 255]; without drivers, what is inside the
-            mouths is drawn.
+            mouths is drawn, and their landmarks are asked for their expressions alone.
         portrait_landmarks, driver_landmarks: `(B, 468, 2)` in fractions of S.
         driver_expressions: the drivers' expressions `(B, 468, 2)` on the neutral face; None where the driver is the
             speaker of the neutral face, whose landmarks are their own expression.

@@ -1,8 +1,8 @@
 """What colour teeth have in a portrait's light.
 
-That of the teeth that it shows, or, where it hides them, that which teeth usually have beside skin of its colour. Drawn
-teeth take it (`mouth_interior.py`). The painter learned most of what is inside a mouth from one man's teeth and now and
-then paints them greenish: they may be no greener than that.
+That of the teeth that it shows, or, where it hides them, that which teeth usually have beside skin of its colour:
+drawn teeth take it (`mouth_interior.py`). The painter learned most of what is inside a mouth from one man's teeth and
+now and then paints them greenish: they may be no greener than that.
 """
 
 import torch

@@ -94,10 +94,8 @@ EDGE_SHADE, EDGE_HEIGHT = 0.12, 1.6  # edges are translucent, over so many mm
 LOWER_LIGHT = 0.72  # the light that reaches the lower teeth
 # Along the arch light fades from the first distance on, in mm, over the second, by a share.
 ARCH_START, ARCH_LENGTH, ARCH_SHADE = 6.0, 20.0, 0.7
-DEPTH_COLOUR, TONGUE_COLOUR = (
-    (0.26, 0.12, 0.11),
-    (0.72, 0.36, 0.36),
-)  # shares of flesh: of skin, as if its strongest colour were as strong as their mean
+# Shares of flesh, which is skin whose strongest colour is as strong as the mean of all.
+DEPTH_COLOUR, TONGUE_COLOUR = (0.26, 0.12, 0.11), (0.72, 0.36, 0.36)
 # The tongue lies behind the lower teeth. It begins so many mm below the edge of the upper ones, and goes down with a
 # share of the jaw; it comes into the light over so many mm, and is so wide to either side.
 TONGUE_START, TONGUE_SHARE, TONGUE_DEPTH, TONGUE_WIDTH, TONGUE_LIGHT = 1.0, 0.4, 5.0, 18.0, 0.8
@@ -129,24 +127,21 @@ class MouthInterior:
         across = left_eye - right_eye
         distance = across.norm(dim=-1, keepdim=True).clamp_min(1e-3)
         x, y = (across / distance).unbind(-1)
-        self.turn = torch.stack([torch.stack([x, -y], -1), torch.stack([y, x], -1)], 1)  # (B, 2, 2): places @ it
+        self.cos, self.sin = x[:, None, None], y[:, None, None]  # of the turn of the eyes' line
         eyes = [landmarks[:, corners].mean(1) for corners in (RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS)]
         to_nose = (landmarks[:, NOSE_BASE] - (eyes[0] + eyes[1]) / 2).norm(dim=-1)
         height = torch.maximum((eyes[1] - eyes[0]).norm(dim=-1), EYE_TO_NOSE_RATIO * to_nose).clamp_min(1e-3)
-        self.width_mm, self.mm = (
-            distance[..., None] / OUTER_EYE_DISTANCE,
-            height[:, None, None] / EYE_DISTANCE,
-        )  # pixels
+        # In pixels.
+        self.width_mm, self.mm = distance[..., None] / OUTER_EYE_DISTANCE, height[:, None, None] / EYE_DISTANCE
 
-        level = landmarks @ self.turn
-        self.middle, self.chin = level[:, UPPER_LIP, 0, None, None], level[:, CHIN, 1, None, None]
-        right, left = (level[:, INNER_LIPS[position], 0, None, None] for position in (0, 10))
+        x, y = self._level(landmarks[:, None])
+        self.middle, self.chin = x[..., UPPER_LIP, None], y[..., CHIN, None]
+        right, left = (x[..., INNER_LIPS[position], None] for position in (0, 10))
         half = (left - right).clamp_min(1) / 2
         widths = ((part / half).clamp(*SIDE_RANGE) for part in (self.middle - right, left - self.middle))
         self.right_width, self.left_width = widths
         upper, lower = (
-            level[:, INNER_LIPS[positions[4]], 1, None, None]
-            for positions in (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS)
+            y[..., INNER_LIPS[positions[4]], None] for positions in (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS)
         )
 
         _, mouth = mesh_flow(landmarks, landmarks, side)
@@ -180,22 +175,30 @@ class MouthInterior:
         shares = torch.linspace(0, 1, rows, device=seen.device, dtype=upper.dtype)[:, None]
         y = torch.lerp(upper, end, shares)  # (B, rows, 1)
         x = self.middle + torch.linspace(-MIDDLE_TEETH, MIDDLE_TEETH, columns).to(y) * self.width_mm
-        places = torch.stack([x.expand(-1, rows, -1), y.expand(-1, -1, columns)], -1) @ self.turn.mT[:, None]
+        places = torch.stack([self.cos * x - self.sin * y, self.sin * x + self.cos * y], -1)  # (B, rows, columns, 2)
         profile = sample(seen, places)[:, 0].gt(0.5).float().mean(2) > PROFILE_SHARE  # (B, rows)
         ended = (profile.cumsum(1) > 0) & ~profile
         # Where they do not end, they do at the last row.
         last = torch.where(ended.any(1), ended.byte().argmax(1), rows - 1)
         return y.gather(1, last[:, None, None]) - BEHIND * self.mm
 
+    def _level(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places in a picture in which the line of the eyes is level: x and y, `(B, h, w)` each.
+
+        Term by term and not as a matrix product, whose rounding depends on how many frames are drawn together.
+        """
+        x, y = places.unbind(-1)
+        return self.cos * x + self.sin * y, self.cos * y - self.sin * x
+
     def _millimetres(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How far places are from the middle, and below the edge of the upper teeth, `(B, h, w)` each."""
-        x, y = (places @ self.turn[:, None]).unbind(-1)
+        x, y = self._level(places)
         across = (x - self.middle) / self.width_mm
         return across / torch.where(across < 0, self.right_width, self.left_width), (y - self.edge) / self.mm
 
     def jaw(self, landmarks: torch.Tensor) -> torch.Tensor:
         """How many mm the jaw has gone down since the picture `(B, 1, 1)`."""
-        return ((landmarks[:, CHIN : CHIN + 1] @ self.turn)[..., 1:] - self.chin) / self.mm
+        return (self._level(landmarks[:, None, CHIN : CHIN + 1])[1] - self.chin) / self.mm
 
     def draw(self, places: torch.Tensor, landmarks: torch.Tensor, pixel: float) -> torch.Tensor:
         """Colours `(B, 3, h, w)`, from 0 to white, at places between and near the lips.
@@ -222,29 +225,29 @@ class MouthInterior:
     def kept(self, places: torch.Tensor, landmarks: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """What of the faces' own is seen at places, from back to front: where in the picture it is `(B, h, w, 2)`, and
         how much of it is seen `(B, 1, h, w)`."""
-        fallen = self.jaw(landmarks) * self.mm * self.turn[:, None, :, 1]  # (B, 1, 2) pixels
+        fallen = self.jaw(landmarks) * self.mm  # pixels
         with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
-        moved = places - fallen[:, None]
+        moved = places - torch.stack([-self.sin * fallen, self.cos * fallen], -1)
         return [(moved, sample(with_jaw, moved)), (places, sample(with_skull, places))]
 
     def _light(self, places: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
         """What lips leave of the light `(B, h, w)`."""
-        places, landmarks = places @ self.turn[:, None], landmarks @ self.turn
-        x, y = places.unbind(-1)
+        x, y = self._level(places)
+        points = torch.stack(self._level(landmarks[:, None]), -1)[:, 0]
         light = torch.ones_like(x)
         lips = zip(
             (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS), (1, -1), LIP_LIGHTS, LIP_REACHES, LIP_STARTS, strict=True
         )
         for positions, away, least, reach, start in lips:
-            distance = away * (y - _lip_edge(landmarks, positions, x)) / self.mm
+            distance = away * (y - _lip_edge(points, positions, x)) / self.mm
             light = light * (least + (1 - least) * smooth_step((distance + start) / reach))
         return light
 
 
-def sample(fields: torch.Tensor, places: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+def sample(fields: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Fields `(B, C, H, H)` at places `(B, h, w, 2)` in their pixels; nothing beyond their edges."""
     grid = (2 * places + 1) / fields.shape[-1] - 1
-    return F.grid_sample(fields, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return F.grid_sample(fields, grid, padding_mode="zeros", align_corners=False)
 
 
 def _row_of_teeth(

@@ -122,7 +122,7 @@ class MouthInterior:
     """
 
     def __init__(self, pictures: torch.Tensor, landmarks: torch.Tensor, size: int, white: float = 255.0):
-        self.white, side = white, pictures.shape[-1]
+        self.white, self.resting, side = white, landmarks, pictures.shape[-1]
         right_eye, left_eye = (landmarks[:, corner] for corner in OUTER_EYE_CORNERS)
         across = left_eye - right_eye
         distance = across.norm(dim=-1, keepdim=True).clamp_min(1e-3)
@@ -222,13 +222,17 @@ class MouthInterior:
         drawn = torch.lerp(drawn, self.teeth * (light * arch)[:, None], cover[:, None])
         return (drawn * self._light(places, landmarks)[:, None]).clamp(0, self.white)
 
-    def kept(self, places: torch.Tensor, landmarks: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What of the faces' own is seen at places, from back to front: where in the picture it is `(B, h, w, 2)`, and
-        how much of it is seen `(B, 1, h, w)`."""
+    def kept(self, places: torch.Tensor, landmarks: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        """What of the faces' own is seen at places, from back to front: where in the picture it is `(B, h, w, 2)`, how
+        much of it is seen, and what lips that have come nearer leave of its light, `(B, 1, h, w)` each."""
         fallen = self.jaw(landmarks) * self.mm  # pixels
         with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
         moved = places - torch.stack([-self.sin * fallen, self.cos * fallen], -1)
-        return [(moved, sample(with_jaw, moved)), (places, sample(with_skull, places))]
+        light, resting = self._light(places, landmarks), self.resting.expand(len(places), -1, -1)
+        return [
+            (where, sample(own, where), (light / self._light(where, resting)).clamp(max=1)[:, None])
+            for where, own in ((moved, with_jaw), (places, with_skull))
+        ]
 
     def _light(self, places: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
         """What lips leave of the light `(B, h, w)`."""

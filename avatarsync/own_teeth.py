@@ -71,12 +71,12 @@ class OwnTeeth:
         detail = self.detail.expand(len(places), -1, -1, -1)
         return F.grid_sample(detail, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-    def lay_before(self, drawn: torch.Tensor, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    def lay_before(self, drawn: torch.Tensor, layers: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
         """What is drawn `(B, 3, h, w)`, in the measure of paint, with layers of the portrait before it, from back to
-        front: places `(B, h, w, 2)` in the crop's pixels, and how much is seen of them `(B, 1, h, w)`."""
-        for places, share in layers:
+        front, as `MouthInterior.kept` tells them."""
+        for places, share, light in layers:
             places = (places + 0.5) * (2 / self.copied.shape[-1]) - 1
             crop = self.copied.expand(len(places), -1, -1, -1)
             known = F.grid_sample(crop, places, mode="bicubic", padding_mode="border", align_corners=False)
-            drawn = torch.lerp(drawn, known + self.at(places), share)
+            drawn = torch.lerp(drawn, (known + self.at(places) + 1) * light - 1, share)
         return drawn

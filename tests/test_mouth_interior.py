@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from avatarsync import face_mesh
-from avatarsync.face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS
+from avatarsync.face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
 from avatarsync.mouth_interior import CHIN, EDGE_BELOW_LIPS, OUTER_EYE_DISTANCE, MouthInterior
 from avatarsync.warping import mesh_flow
 
@@ -200,7 +200,12 @@ def test_both_rows_of_a_laugh_are_told_apart_and_the_lower_one_goes_with_the_jaw
     assert abs((laugh.edge.item() - top) / millimetre() - 6.4) < 1.2
     lowered = face(0.12)
     places = torch.stack(torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="xy"), -1)[None].float()
-    (lower, lower_share), (upper, upper_share) = laugh.kept(places, lowered)
+    (lower, lower_share, _), (upper, upper_share, light) = laugh.kept(places, lowered)
+    assert light.max() <= 1 and light[0, 0, int(top) + 6, 128] > 0.99
+    pressed = points.clone()
+    pressed[:, [ring[i] for ring in LIP_RINGS for i in UPPER_LIP_POSITIONS], 1] += 5 * millimetre()
+    _, (_, _, shaded) = laugh.kept(places, pressed)
+    assert shaded[0, 0, int(top) + 7, 128] < 0.7, "lips that come down shade the teeth behind them"
     fallen = 0.04 * SIZE
     torch.testing.assert_close(places - lower, torch.tensor([0.0, fallen]).expand_as(places), atol=0.05, rtol=0)
     assert torch.equal(upper, places)

@@ -140,8 +140,8 @@ def reenact(
         cells = torch.arange(side, device=before.device, dtype=before.dtype)
         places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)[None].expand(len(before), -1, -1, -1)
         interior = drawn.draw(places, after, pixel=1.0)
-        for where, share in drawn.kept(places, after):
-            interior = torch.lerp(interior, sample(portraits, where), share)
+        for where, share, light in drawn.kept(places, after):
+            interior = torch.lerp(interior, sample(portraits, where) * light, share)
     else:
         mouth_flow, _ = mesh_flow(driving, after, side)
         interior = warp(drivers, mouth_flow, mode="bicubic")

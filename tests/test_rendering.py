@@ -89,7 +89,7 @@ def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(token
 
     for height, share in ((70, 0.0), (83, 0.5), (300, 1.0)):
         renderer, drawn, _ = frame(height)
-        assert renderer.drawn == pytest.approx(share, abs=0.4) and (renderer.drawn in (0, 1)) == (share in (0, 1))
+        assert renderer.drawn == pytest.approx(share, abs=0.02)
         _, painted, landmarks = frame(height, only_paint=True)
         changed = np.argwhere((drawn != painted).any(-1))
         assert (len(changed) > 0) == (share > 0)

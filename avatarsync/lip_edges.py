@@ -99,19 +99,20 @@ def lip_line(reference: torch.Tensor, target: torch.Tensor, size: int) -> torch.
     columns = _cells_within(x, 0.0, size)
     rows = _cells_within(points[..., 1], LINE_REACH * LINE_WIDTH, size)
     cells = (torch.arange(size, device=target.device, dtype=target.dtype) + 0.5) / size
-    across, down = cells[columns], cells[rows]
-    right = torch.searchsorted(x, across.expand(len(x), -1).contiguous()).clamp(1, x.shape[1] - 1)  # (B, w)
-    start, end = x.gather(1, right - 1), x.gather(1, right)
-    share = ((across - start) / (end - start).clamp_min(1e-4)).clamp(0, 1)
-
-    def between(values: torch.Tensor) -> torch.Tensor:
-        return values.gather(1, right - 1) * (1 - share) + values.gather(1, right) * share
-
-    distance = ((down[:, None] - between(points[..., 1])[:, None]) / LINE_WIDTH).abs()  # (B, h, w)
-    strength = between(strength)[:, None] * torch.exp(-(distance**2))
+    across, down = cells[columns].expand(len(x), -1), cells[rows]
+    distance = ((down[:, None] - between(x, points[..., 1], across)[:, None]) / LINE_WIDTH).abs()  # (B, h, w)
+    strength = between(x, strength, across)[:, None] * torch.exp(-(distance**2))
     # Nothing at all beyond its reach, so that a frame is the same whatever lines are drawn beside it.
     line[:, 0, rows, columns] = torch.where(distance < LINE_REACH, strength, 0.0)
     return line
+
+
+def between(places: torch.Tensor, values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Values `(B, N)` at rising places `(B, N)`, at others `(B, M)` on the straight lines between them."""
+    end = torch.searchsorted(places, where.contiguous()).clamp(1, places.shape[1] - 1)  # (B, M)
+    start = places.gather(1, end - 1)
+    share = ((where - start) / (places.gather(1, end) - start).clamp_min(1e-4)).clamp(0, 1)
+    return values.gather(1, end - 1) * (1 - share) + values.gather(1, end) * share
 
 
 def _cells_within(coordinates: torch.Tensor, reach: float, size: int) -> slice:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
 from .image_processing_face import EYE_TO_NOSE_RATIO, LEFT_EYE_CORNERS, NOSE_BASE, RIGHT_EYE_CORNERS
-from .lip_edges import well_inside
+from .lip_edges import between, well_inside
 from .smooth_step import smooth_step
 from .teeth_colour import SEEN_PIXELS, seen_teeth, skin_colour, typical_teeth
 from .warping import mesh_flow
@@ -42,9 +42,9 @@ HIDING_GAP, SHOWING_GAP = 4.0, 6.5
 # Where a face's own teeth end is looked for so near to the middle, at so many heights and in so many columns, of which
 # a share must show teeth; upper ones are at most so long. All but the share in mm. Drawn teeth end so far behind them.
 MIDDLE_TEETH, PROFILE, PROFILE_SHARE, LONGEST_TEETH, BEHIND = 8.0, (96, 9), 0.4, 11.0, 0.8
-# What is so far below the edge of upper teeth that are seen goes with the jaw, where the lower lip is farther below it
-# than the first, in mm; all of it from the second on.
-BELOW_EDGE, JAW_GAPS = (0.0, 1.0), (2.0, 4.0)
+# What is below the edge of upper teeth that are seen, all of it from so many mm on, goes with the jaw; nothing does
+# where the lower lip is less than the first of these distances below that edge, and all from the second on.
+EDGE_FADE, JAW_GAPS = 1.0, (2.0, 4.0)
 SIDE_RANGE = (0.6, 1.4)  # width of either half of a turned mouth relative to their mean
 
 
@@ -158,8 +158,7 @@ class MouthInterior:
         cells = torch.arange(side, device=mouth.device, dtype=landmarks.dtype)
         places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)
         across, down = self._millimetres(places.expand(len(mouth), -1, -1, -1))
-        first, last = BELOW_EDGE
-        below = smooth_step((down + UPPER.curve * across**2 - BEHIND - first) / (last - first))
+        below = smooth_step((down + UPPER.curve * across**2 - BEHIND) / EDGE_FADE)
         below = below * smooth_step((self.resting_jaw - JAW_GAPS[0]) / (JAW_GAPS[1] - JAW_GAPS[0]))
         self.own = (inside[:, 0] * shown)[:, None] * torch.stack([1 - below, below], 1)
 
@@ -281,8 +280,4 @@ def _lip_edge(landmarks: torch.Tensor, positions: tuple[int, ...], x: torch.Tens
     points = landmarks[:, [INNER_LIPS[0], *(INNER_LIPS[i] for i in positions), INNER_LIPS[10]]]  # (B, 11, 2)
     # The far corner of a turned mouth folds over.
     along, height = points[..., 0].cummax(1).values.contiguous(), points[..., 1]
-    where = x.flatten(1).contiguous()
-    end = torch.searchsorted(along, where).clamp(1, along.shape[1] - 1)
-    first, last = along.gather(1, end - 1), along.gather(1, end)
-    share = ((where - first) / (last - first).clamp_min(1e-3)).clamp(0, 1)
-    return torch.lerp(height.gather(1, end - 1), height.gather(1, end), share).view_as(x)
+    return between(along, height, x.flatten(1)).view_as(x)

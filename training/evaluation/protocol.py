@@ -98,6 +98,7 @@ def describe(
             f"crops and landmarks of the test splits of {args.data.name}; speaker: every "
             f"{tokenizer.EVERY_NTH_FRAME}th frame of the held-out clips on the first; "
             f"unseen: held-out portraits reenacted by {tokenizer.DRIVERS_PER_PORTRAIT} random frames of them each "
-            "(seed 0), on the portrait; codes quantised; mouth region and PSNR as above, per clip or portrait"
+            "(seed 0), whose mouths they show, on the portrait; codes quantised; mouth region and PSNR as above, "
+            "per clip or portrait"
         )
     return protocol | {"versions": ", ".join(versions)}

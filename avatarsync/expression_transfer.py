@@ -7,8 +7,8 @@ expression R. Going to expression D then means, in fractions of the crop's side:
 - lips and mouth corners move from where the reference has them by D - R, as wide as the reference's own mouth is;
 - the gap between the inner lips becomes D's, whatever the reference's was: a broad smile keeps its shape and closes;
 - the lips' thickness stays the reference's own and changes as from R to D; lips of a smile that shuts are pressed;
-- where D is foretold from speech, both halves do the same, corners move farther than D says, and smiles give way to
-  rounding (`ExpressionTransfer.forward`);
+- where D is foretold from speech, both halves do the same, corners move farther than D says, rounded lips are
+  pursed, and smiles give way to them (`ExpressionTransfer.forward`);
 - eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye, and stay as they are
   where D is foretold;
 - the line of the jaw goes down with the chin;
@@ -38,10 +38,14 @@ ARTICULATIONS = (0.25, 2.0)  # how far lips and jaw can be told to go, 1 for as 
 # Nobody says /u/ with the corners of a broad smile. Of what a mouth is wider than most are at rest (of the crop's
 # side), so much goes where it is narrowed: nothing of it up to the first share of its width, and all from the second
 # on, which is a rounded vowel.
-RESTING_WIDTH, SMILE_RELEASE, NARROWED_SHARE, ROUNDED_SHARE = 0.297, 0.6, 0.03, 0.12
+RESTING_WIDTH, SMILE_RELEASE, NARROWED_SHARE, ROUNDED_SHARE = 0.297, 0.85, 0.03, 0.12
 # Inner-lip gaps below the first are none, below the second they are narrowed; below the third, where lips are rounded:
 # a short /u/ is said with hardly more, and no rounded lips that shut are said to be as open.
 SHUT_GAP, NARROWED_GAP, ROUNDED_GAP = 0.006, 0.02, 0.012
+# Rounded lips are pursed: they touch from their corners inwards, so that the opening is round, and what is lost in
+# width they gain in height. Gaps at the corners are less by the share, and lips thicker. In held-out clips: mouth PSNR
+# 26.02 → 26.03 dB, r of the width 0.703 → 0.707, of the opening 0.878 → 0.879.
+ROUNDED_SIDES, ROUNDED_HEIGHT = 0.8, 0.4
 # Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
 TOUCHING_GAP, OPEN_GAP = 0.004, 0.01
 # Lips of a smile that shuts are pressed together: so much of their height is lost. At their full height, what is drawn
@@ -166,6 +170,8 @@ class ExpressionTransfer(nn.Module):
             x, y = target_inner.unbind(-1)
             target_inner = torch.stack([x - released[:, None] * (x - x.mean(1, keepdim=True)), y], -1)
         # How far lips are apart is said by the expression alone: a smile that shows its teeth closes, too.
+        sides = torch.linspace(-1, 1, len(UPPER), device=gaps.device, dtype=gaps.dtype) ** 2
+        gaps = gaps * (1 - ROUNDED_SIDES * rounded[:, None] * sides)
         wanted_gap = articulation * shut(gaps, rounded[:, None]) + resting_gap(lip_gaps(reference))  # (B, 9)
         change = wanted_gap - (target_inner[:, LOWER, 1] - target_inner[:, UPPER, 1])
         push = torch.zeros_like(target_inner[..., 1])
@@ -175,7 +181,8 @@ class ExpressionTransfer(nn.Module):
         height = torch.ones_like(push)
         pressed = closing_share(lip_gaps(reference), wanted_gap)
         # Lips that a smile stretched get back their height.
-        height[:, LOWER] = height[:, UPPER] = (1 - PRESSED_SHARE * pressed) / (1 - released[:, None])
+        fuller = (1 + ROUNDED_HEIGHT * rounded) / (1 - released)
+        height[:, LOWER] = height[:, UPPER] = (1 - PRESSED_SHARE * pressed) * fuller[:, None]
         height = torch.stack([torch.ones_like(height), height], -1)  # (B, 20, 2)
         rings = []
         for ring in LIP_RINGS[:-1]:

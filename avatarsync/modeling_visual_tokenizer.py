@@ -32,8 +32,8 @@ from .face_mesh import (
 from .lip_edges import darken, hide_teeth, inset_open_lips, lip_gaps, lip_line
 from .precision import has_fast_bfloat16
 from .quantizers import LookupFreeQuantizer, QuantizerOutput, VectorQuantizer
-from .smooth_step import smooth_step
 from .teeth_colour import greenest_teeth, limit_green
+from .visual_tokenizer_layers import Encoder, ExpressionDecoder, Painter, fading_rim
 from .warping import mesh_flow, shrink, soften, warp
 from .windows import cut, paste
 
@@ -43,10 +43,8 @@ AROUND_MOUTH_WEIGHT = 0.35  # of pixels beside the painted ones
 # Blur of the shading, of the crop's side. What is learned from L1 evens out fine detail that cannot be foretold, pores
 # and noise: without blur the mouth was 0.63 instead of 0.74 as sharp as real ones, with it 0.71.
 SHADING_SOFTNESS = 0.009
-SHADING_FADE = 0.2  # width of the rim of the painter's window in which shading fades out, of its side
 # How far the lips' outline must have moved for all of the shading, of the crop's side: a face at rest has none.
 SHADED_MOTION = 0.015
-MOST_SHADING, MOST_TINT = 0.25, 0.04  # of 2, the range of pixels: brightness, and each channel beside it
 # Lips and lids carry what people look at; the rest of the face only follows.
 LIP_WEIGHT, LID_WEIGHT = 6.0, 4.0
 # Rounding and spreading move the corners by little; without a term of its own their width is lost among 468 points.
@@ -94,120 +92,6 @@ class VisualTokenizerOutput(ModelOutput):
     ids: torch.Tensor | None = None  # (B, K)
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(min(8, outputs // 4), outputs), nn.SiLU()
-    )
-
-
-class ResidualBlock(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.layers = nn.Sequential(convolution(width, width), nn.Conv2d(width, width, 3, 1, 1))
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + self.layers(hidden)
-
-
-class Encoder(nn.Module):
-    """Crop `(B, 3, S, S)` → code vectors `(B, K, D)` in [-1, 1], seen beside another crop of the same person.
-
-    One picture does not tell a long chin from a dropped jaw: alone, the lips of unseen faces are found 0.85 % of the
-    crop's side from where they are, of which 0.74 % are one shift of all of them.
-    """
-
-    def __init__(self, config: VisualTokenizerConfig):
-        super().__init__()
-        width = config.encoder_width
-        layers = [convolution(3, width, 2)]
-        size, stage = config.crop_size // 2, 0
-        while size > config.grid_size:
-            wider = min(width * 2, 8 * config.encoder_width)
-            layers.append(convolution(width, wider, 2))
-            if stage < 3:
-                layers.append(ResidualBlock(wider))
-            width, size, stage = wider, size // 2, stage + 1
-        self.layers = nn.Sequential(*layers)
-        # Each token also reads the whole face: where the lips are depends on the nose.
-        self.context = nn.Linear(width * config.grid_size**2, width)
-        self.comparison = nn.Linear(width * config.grid_size**2, width)
-        self.head = nn.Linear(2 * width, config.code_bits)
-        self.correction = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU(), nn.Linear(width, config.code_bits))
-
-    def forward(self, pixels: torch.Tensor, reference: torch.Tensor | None = None) -> torch.Tensor:
-        """pixels, reference `(B, 3, S, S)`, one reference for all if it is a batch of one; None for pictures that are
-        their own."""
-        tokens = self.layers(pixels).flatten(2).transpose(1, 2)  # (B, K, C)
-        difference = torch.zeros_like(tokens)
-        if reference is not None:
-            difference = tokens - self.layers(reference).flatten(2).transpose(1, 2)
-        context = self.context(tokens.flatten(1)) + self.comparison(difference.flatten(1))
-        context = F.silu(context)[:, None].expand_as(tokens)
-        seen = torch.cat([tokens, context], -1)
-        return torch.tanh(self.head(seen) + self.correction(torch.cat([seen, difference], -1)))
-
-
-class ExpressionDecoder(nn.Module):
-    """Codes `(B, K, D)` → expression `(B, 468, 2)` on the neutral face, through a low-rank basis."""
-
-    def __init__(self, config: VisualTokenizerConfig):
-        super().__init__()
-        width = config.motion_width
-        self.layers = nn.Sequential(
-            nn.Linear(config.num_tokens * config.code_bits, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Linear(width, config.motion_rank),
-        )
-        self.basis = nn.Linear(config.motion_rank, config.num_landmarks * 2)
-
-    def forward(self, codes: torch.Tensor, neutral: torch.Tensor) -> torch.Tensor:
-        displacement = self.basis(self.layers(codes.flatten(1).float()))
-        return neutral + 0.05 * displacement.view(-1, *neutral.shape)
-
-
-class Painter(nn.Module):
-    """Draws in a window about the mouth: its interior, and what light and stretching do to the lips and the skin about
-    them. A small U-Net, modulated by the codes."""
-
-    def __init__(self, config: VisualTokenizerConfig):
-        super().__init__()
-        width = config.painter_width
-        self.enter = convolution(8, width)
-        self.down1 = nn.Sequential(convolution(width, 2 * width, 2), ResidualBlock(2 * width))
-        self.down2 = nn.Sequential(convolution(2 * width, 4 * width, 2), ResidualBlock(4 * width))
-        self.down3 = nn.Sequential(convolution(4 * width, 6 * width, 2), ResidualBlock(6 * width))
-        self.modulation = nn.Linear(config.num_tokens * config.code_bits, 12 * width)
-        self.up3 = nn.Sequential(convolution(10 * width, 4 * width), ResidualBlock(4 * width))
-        self.up2 = convolution(6 * width, 2 * width)
-        self.up1 = convolution(3 * width, width)
-        self.register_buffer("shading_fade", _fading_rim(config.painter_size), persistent=False)
-        self.head = nn.Conv2d(width, 7, 3, 1, 1)
-
-    def forward(self, window: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """window `(B, 8, s, s)`: moved and unmoved reference, target's and reference's mouth interior. Returns the
-        paint's difference to the moved reference `(B, 3, s, s)`, its opacity `(B, 1, s, s)` and shading `(B, 3, s, s)`
-        for all of the window."""
-        fine = self.enter(window)
-        middle = self.down1(fine)
-        coarse = self.down2(middle)
-        bottom = self.down3(coarse)
-        scale, shift = self.modulation(codes.flatten(1))[:, :, None, None].chunk(2, 1)
-        bottom = bottom * (1 + scale) + shift
-        coarse = self.up3(torch.cat([F.interpolate(bottom, scale_factor=2), coarse], 1))
-        middle = self.up2(torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1))
-        fine = self.up1(torch.cat([F.interpolate(middle, scale_factor=2), fine], 1))
-        out = self.head(fine)
-        # The opacity starts near one: a path that starts closed never learns.
-        # Shading is of places: a cast over all of the window would be a patch of another colour.
-        shading = out[:, 4:] - out[:, 4:].mean((2, 3), keepdim=True)
-        grey = shading.mean(1, keepdim=True)
-        # Light changes brightness far more than colour. Without bounds, a picture tinted like none before got a patch.
-        shading = _bounded(grey, MOST_SHADING) + _bounded(shading - grey, MOST_TINT)
-        return out[:, :3], torch.sigmoid(out[:, 3:4] + 3.0), shading * self.shading_fade
-
-
 class VisualTokenizerModel(PreTrainedModel):
     """Encoder, quantizer and reference-conditioned decoder. See the module's docstring."""
 
@@ -239,7 +123,7 @@ class VisualTokenizerModel(PreTrainedModel):
         elif isinstance(module, VisualTokenizerModel):
             module.landmark_weights.copy_(_landmark_weights())
         elif isinstance(module, Painter):
-            module.shading_fade.copy_(_fading_rim(len(module.shading_fade)))
+            module.shading_fade.copy_(fading_rim(len(module.shading_fade)))
 
     def encode(self, pixel_values: torch.Tensor, reference_pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         """Crops `(B, 3, S, S)` in [-1, 1] → continuous code vectors `(B, K, D)` in [-1, 1].
@@ -273,6 +157,7 @@ class VisualTokenizerModel(PreTrainedModel):
         detail: int = 1,
         foretold: bool = False,
         articulation: float = 1.0,
+        painted: bool = True,
     ) -> DecoderOutput:
         """Codes `(B, K, D)` applied to a reference.
 
@@ -280,10 +165,41 @@ class VisualTokenizerModel(PreTrainedModel):
             detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
                 picture.
             foretold, articulation: as `ExpressionTransfer` takes them.
+            painted: whether to paint; else only what `move` returns is there.
         """
         expression = self.expression(codes)
         landmarks = self.transfer(reference.landmarks, expression, reference.expression, foretold, articulation)
+        if not painted:
+            return self.move(reference, landmarks, expression, detail)
         return self.paint(codes, reference, landmarks, expression, detail)
+
+    def move(
+        self,
+        reference: Reference,
+        landmarks: torch.Tensor,
+        expression: torch.Tensor | None = None,
+        detail: int = 1,
+    ) -> DecoderOutput:
+        """Where a reference goes whose landmarks are to be `landmarks` `(B, 468, 2)`: flow, line and mouth, and no
+        picture. Half of a frame's arithmetic is saved where the mouth is drawn (`mouth_interior.py`)."""
+        return self._move(reference, landmarks, expression, detail)[0]
+
+    def _move(self, reference, landmarks, expression, detail) -> tuple[DecoderOutput, torch.Tensor, torch.Tensor]:
+        """What `move` returns, and in the painter's window what is inside the lips, with hard and with soft edges."""
+        cells, side = self.config.crop_size * detail, self.config.painter_size
+        source = hide_teeth(reference.landmarks, landmarks)
+        flow, mouth = mesh_flow(source * cells, landmarks * cells, cells)
+        window = self.mouth_window(reference.landmarks) * detail
+        own_mouth = cut(mouth, window, side * detail)
+        fine_mask = (1.5 * soften(own_mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
+        moved = DecoderOutput(
+            landmarks=landmarks,
+            expression=expression,
+            flow=flow,
+            line=lip_line(reference.landmarks, landmarks, cells),
+            mouth=paste(fine_mask, torch.zeros_like(mouth), window),
+        )
+        return moved, own_mouth, fine_mask
 
     def paint(
         self,
@@ -295,12 +211,9 @@ class VisualTokenizerModel(PreTrainedModel):
     ) -> DecoderOutput:
         """The picture of a reference whose landmarks are to be `landmarks` `(B, 468, 2)`."""
         size, side = self.config.crop_size, self.config.painter_size
-        cells = size * detail
-        source = hide_teeth(reference.landmarks, landmarks)
-        flow, mouth = mesh_flow(source * cells, landmarks * cells, cells)
-        moved = warp(reference.pixels, shrink(flow, detail) / detail)
+        out, own_mouth, fine_mask = self._move(reference, landmarks, expression, detail)
+        moved = warp(reference.pixels, shrink(out.flow, detail) / detail)
         window = self.mouth_window(reference.landmarks)
-        own_mouth = cut(mouth, window * detail, side * detail)
         known = (cut(fields, window, side) for fields in (moved, reference.pixels, reference.mouth))
         inputs = torch.cat([next(known), next(known), shrink(own_mouth, detail), next(known)], 1)
         # Half of a frame's arithmetic is here. Channels last and, where nothing is to be learned, bfloat16 more than
@@ -313,22 +226,18 @@ class VisualTokenizerModel(PreTrainedModel):
         greenest = greenest_teeth(reference.pixels + 1, reference.landmarks * size, reference.mouth)
         below = inputs[:, :3] + 1
         paint = limit_green(below + difference.to(moved.dtype), below, greenest) - 1
-        fine_mask = (1.5 * soften(own_mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
         painted = inputs[:, :3] + shrink(fine_mask, detail) * opacity * (paint - inputs[:, :3])
-        line = lip_line(reference.landmarks, landmarks, cells)
         outline = list(OUTER_LIPS)
         motion = (landmarks[:, outline] - reference.landmarks[:, outline]).norm(dim=-1).amax(1)  # (B,)
         moving = (motion / SHADED_MOTION).clamp(max=1)[:, None, None, None]
         shading = soften(shading.to(moved.dtype), SHADING_SOFTNESS * size) * moving
         shading = paste(shading, torch.zeros_like(moved), window)
-        pixels = darken(paste(painted, moved, window), shrink(line, detail), -1.0) + shading
+        out.pixels = darken(paste(painted, moved, window), shrink(out.line, detail), -1.0) + shading
         if detail > 1:
             opacity = F.interpolate(opacity, scale_factor=detail, mode="bilinear")
-        mask = paste(fine_mask * opacity, torch.zeros_like(mouth), window * detail)
-        mouth = paste(fine_mask, torch.zeros_like(mouth), window * detail)
-        return DecoderOutput(
-            pixels, landmarks, expression, flow, mask, paste(paint, moved, window), line, shading, mouth
-        )
+        out.mask = paste(fine_mask * opacity, torch.zeros_like(out.mouth), window * detail)
+        out.paint, out.shading = paste(paint, moved, window), shading
+        return out
 
     def mouth_window(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Upper left corner `(B, 2)`, whole pixels, of the painter's window about the mouth."""
@@ -406,17 +315,6 @@ def _landmark_weights() -> torch.Tensor:
     for ring in LIP_RINGS:
         weights[list(ring)] = LIP_WEIGHT
     return weights / weights.mean()
-
-
-def _bounded(values: torch.Tensor, most: float) -> torch.Tensor:
-    return most * torch.tanh(values / most)
-
-
-def _fading_rim(side: int) -> torch.Tensor:
-    """`(side, side)`: 1 in the middle of a window, 0 at its edges."""
-    cells = (torch.arange(side) + 0.5) / side
-    share = smooth_step(torch.minimum(cells, 1 - cells) / SHADING_FADE)
-    return share[:, None] * share
 
 
 def mouth_widths(landmarks: torch.Tensor) -> torch.Tensor:

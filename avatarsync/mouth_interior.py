@@ -3,9 +3,9 @@
 A portrait with closed lips says nothing of what is behind them, and the painter, which does, knows few pixels: in a
 large face its teeth are a blurred band. Teeth are alike enough to be drawn instead. In millimetres, by the distance of
 the eyes: upper teeth belong to the skull and stay where they are, lower ones go down with the chin, both stand on an
-arch that recedes into the dark, the upper ones shade what is behind them, and lips shade everything. Widths of teeth
-are those of textbooks of dental anatomy, foreshortened by the arch; heights, light and colours were chosen by eye on
-portraits.
+arch that recedes into the dark, the upper ones shade what is behind them, and lips shade everything; rounded lips hide
+the teeth, and the tongue goes where phonemes put it (`tongue.py`). Widths of teeth are those of textbooks of dental
+anatomy, foreshortened by the arch; heights, light and colours were chosen by eye on portraits.
 
 A smile lends the colour of its teeth and the place of their edge, and all that it shows between its lips is kept: what
 is above that edge stays with the skull, what is below goes with the jaw.
@@ -95,11 +95,18 @@ LOWER_LIGHT = 0.72  # the light that reaches the lower teeth
 # Along the arch light fades from the first distance on, in mm, over the second, by a share.
 ARCH_START, ARCH_LENGTH, ARCH_SHADE = 6.0, 20.0, 0.7
 # Shares of flesh, which is skin whose strongest colour is as strong as the mean of all.
-DEPTH_COLOUR, TONGUE_COLOUR = (0.26, 0.12, 0.11), (0.72, 0.36, 0.36)
-# The tongue lies behind the lower teeth. It begins so many mm below the edge of the upper ones, and goes down with a
-# share of the jaw; it comes into the light over so many mm, and is so wide to either side.
-TONGUE_START, TONGUE_SHARE, TONGUE_DEPTH, TONGUE_WIDTH, TONGUE_LIGHT = 1.0, 0.4, 5.0, 18.0, 0.8
+DEPTH_COLOUR, TONGUE_COLOUR = (0.26, 0.12, 0.11), (0.85, 0.45, 0.44)
+# The tongue lies behind the lower teeth. Lying, it begins so many mm below the edge of the upper ones and goes down
+# with a share of the jaw; raised, its tip begins at the third value. It curves down to its sides, is so wide to both,
+# and comes into the light over so many mm, low and raised.
+TONGUE_START, TONGUE_SHARE, TIP_TOP, TONGUE_CURVE, TONGUE_WIDTH = 0.5, 0.2, -1.0, 0.004, 18.0
+TONGUE_DEPTHS, TONGUE_LIGHTS = (5.0, 2.0), (0.8, 1.0)
 SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
+# Rounded lips are pushed forward: the teeth lie deep behind them, in the dark, and the upper lip hangs lower before
+# them. Lips are rounded that are narrower by the first share of their width, and fully by the second; with gaps from so
+# many mm on they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of the
+# upper teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
+ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.08, 0.16), (7.0, 13.0), 0.6, 4.0
 # Close to the upper and to the lower lip there is so much light; all of it is there so many mm further. It begins a
 # little behind the lip's edge, which is soft.
 LIP_LIGHTS, LIP_REACHES, LIP_STARTS = (0.45, 0.85), (4.0, 2.0), (0.8, 0.5)
@@ -113,6 +120,7 @@ class MouthInterior:
         landmarks: theirs.
         size: side of a face's crop in pixels.
         white: what white is in the pictures.
+        narrowing: how far mouths that are foretold narrow, where faces that are drawn do so as far as people's.
 
     Attributes:
         teeth: colour `(B, 3, 1, 1)` of well lit teeth.
@@ -121,8 +129,8 @@ class MouthInterior:
         own: `(B, 2, H, H)`, how much of what a face shows between its lips is kept: with the skull, and with the jaw.
     """
 
-    def __init__(self, pictures: torch.Tensor, landmarks: torch.Tensor, size: int, white: float = 255.0):
-        self.white, self.resting, side = white, landmarks, pictures.shape[-1]
+    def __init__(self, pictures: torch.Tensor, landmarks: torch.Tensor, size: int, white=255.0, narrowing=1.0):
+        self.white, self.narrowing, self.resting, side = white, narrowing, landmarks, pictures.shape[-1]
         right_eye, left_eye = (landmarks[:, corner] for corner in OUTER_EYE_CORNERS)
         across = left_eye - right_eye
         distance = across.norm(dim=-1, keepdim=True).clamp_min(1e-3)
@@ -199,27 +207,47 @@ class MouthInterior:
         """How many mm the jaw has gone down since the picture `(B, 1, 1)`."""
         return (self._level(landmarks[:, None, CHIN : CHIN + 1])[1] - self.chin) / self.mm
 
-    def draw(self, places: torch.Tensor, landmarks: torch.Tensor, pixel: float) -> torch.Tensor:
+    def rounded(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """How rounded lips are `(B, 1, 1)`, 0 to 1."""
+        narrowed = self.narrowing * (1 - _lip_width(landmarks) / _lip_width(self.resting))[:, None, None]
+        height = self._level(landmarks[:, None, [INNER_LIPS[5], INNER_LIPS[15]]])[1]  # (B, 1, 2)
+        gap = (height[..., :1] - height[..., 1:]) / self.mm
+        least, most = ROUNDED_WIDTHS
+        narrow, wide = ROUNDED_GAPS
+        return smooth_step((narrowed - least) / (most - least)) * smooth_step((wide - gap) / (wide - narrow))
+
+    def draw(
+        self, places: torch.Tensor, landmarks: torch.Tensor, pixel: float, tongue_heights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Colours `(B, 3, h, w)`, from 0 to white, at places between and near the lips.
 
         Args:
             landmarks: of the faces as they speak.
             pixel: how far places are apart: what is narrower is drawn fainter.
+            tongue_heights: `(B,)` of its tip, 0 low to 1 between the teeth; None: low.
         """
         across, down = self._millimetres(places)
         jaw, pixels = self.resting_jaw + self.jaw(landmarks), pixel / self.mm
         arch = 1 - ARCH_SHADE * smooth_step((across.abs() - ARCH_START) / ARCH_LENGTH)
 
-        tongue = smooth_step((down - TONGUE_SHARE * jaw - TONGUE_START) / TONGUE_DEPTH)
-        tongue = TONGUE_LIGHT * tongue * (1 - (across / TONGUE_WIDTH) ** 2).clamp_min(0)
+        tongue = self._tongue(across, down, jaw, tongue_heights)
         drawn = torch.lerp(self.dark, self.tongue, tongue[:, None])
         cover, light = _row_of_teeth(LOWER, across, jaw - OVERBITE - down, pixels)
         drawn = torch.lerp(drawn, self.teeth * (LOWER_LIGHT * light * arch)[:, None], cover[:, None])
         beyond = (down + UPPER.curve * across**2).clamp_min(0)
         drawn = drawn * (1 - SHADOW * torch.exp(-beyond / SHADOW_REACH))[:, None]
-        cover, light = _row_of_teeth(UPPER, across, down, pixels)
+        rounded = self.rounded(landmarks)
+        cover, light = _row_of_teeth(UPPER, across, down + ROUNDED_HIDDEN * rounded, pixels)
         drawn = torch.lerp(drawn, self.teeth * (light * arch)[:, None], cover[:, None])
+        drawn = torch.lerp(drawn, self.dark, ROUNDED_SHADE * rounded[:, None])
         return (drawn * self._light(places, landmarks)[:, None]).clamp(0, self.white)
+
+    def _tongue(self, across, down, jaw, heights) -> torch.Tensor:
+        """How much the tongue shows `(B, h, w)`."""
+        raised = jaw.new_zeros(1, 1, 1) if heights is None else heights[:, None, None].to(jaw)
+        top = torch.lerp(TONGUE_SHARE * jaw + TONGUE_START, jaw.new_tensor(TIP_TOP), raised) + TONGUE_CURVE * across**2
+        depth, light = (low + (high - low) * raised for low, high in (TONGUE_DEPTHS, TONGUE_LIGHTS))
+        return light * smooth_step((down - top) / depth) * (1 - (across / TONGUE_WIDTH) ** 2).clamp_min(0)
 
     def kept(self, places: torch.Tensor, landmarks: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """What of the faces' own is seen at places, from back to front: where in the picture it is `(B, h, w, 2)`, how
@@ -228,8 +256,9 @@ class MouthInterior:
         with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
         moved = places - torch.stack([-self.sin * fallen, self.cos * fallen], -1)
         light, resting = self._light(places, landmarks), self.resting.expand(len(places), -1, -1)
+        unrounded = 1 - self.rounded(landmarks)[:, None]
         return [
-            (where, sample(own, where), (light / self._light(where, resting)).clamp(max=1)[:, None])
+            (where, unrounded * sample(own, where), (light / self._light(where, resting)).clamp(max=1)[:, None])
             for where, own in ((moved, with_jaw), (places, with_skull))
         ]
 
@@ -245,6 +274,11 @@ class MouthInterior:
             distance = away * (y - _lip_edge(points, positions, x)) / self.mm
             light = light * (least + (1 - least) * smooth_step((distance + start) / reach))
         return light
+
+
+def _lip_width(landmarks: torch.Tensor) -> torch.Tensor:
+    """Distance `(B,)` between the corners of the inner lips."""
+    return (landmarks[:, INNER_LIPS[10]] - landmarks[:, INNER_LIPS[0]]).norm(dim=-1).clamp_min(1e-3)
 
 
 def sample(fields: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """Rendering at the picture's own resolution.
 
 The decoder works on a crop of S pixels; here its flow and mask are looked up for every pixel of the original picture
-that may move, and applied to the original pixels. What is inside the mouth is painted at the crop's resolution, which
-is enough for a face of its size; in larger ones it is drawn (`mouth_interior.py`), and only the shading is enlarged.
+that may move, and applied to the original pixels; the inside of the mouth is painted or drawn (`mouth_colours.py`).
 Whatever does not move is copied: outside the moved region the output equals the input bit for bit.
 
 What takes the time is fetching pixels: bicubic interpolation reads sixteen for every one it draws. The portrait is
@@ -25,22 +24,14 @@ from .lip_edges import darken
 from .lip_seam import Seam, keep_lips_apart, marked_extent, seams
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import DecoderOutput, VisualTokenizerModel
-from .mouth_interior import MouthInterior
-from .own_teeth import OwnTeeth
+from .mouth_colours import MouthColours
 from .smooth_step import smooth_step
-from .warping import shrink, soften
+from .warping import look_up
 
 # Paint below half a grey level cannot be seen.
 STILL_MASK = 0.5 / 255
 # Faces this much larger than the crop get flow and mask at twice its resolution.
 DETAIL_SCALE = 1.4
-# Paint that is enlarged looks blurred between lips that are not: its detail within a cell or so is drawn so much
-# stronger, the whole of it for faces enlarged by the second value and nothing below the first. Stronger, teeth glint;
-# on faces of the crop's size, where nothing is enlarged, it would cost 0.1 dB and gain nothing.
-PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
-SHARPENED_DETAIL = 1.0  # cells
-# Faces enlarged by the first value have the insides of their mouths painted, from the second on drawn.
-DRAWN_SCALES = (1.3, 1.5)
 MARGIN = 2  # pixels
 EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its side
 HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's side
@@ -80,7 +71,7 @@ class FaceRenderer:
         moving_head: whether `render` will be asked for head motion; the moved region is then larger.
         prepare: whether to make the tables that `render` needs at once; else whoever calls `prepare` does.
         articulation: how far lips and jaw go, 1 as far as codes say.
-        only_paint: whether the insides of mouths are painted however large the face is, by a painter that knows them.
+        only_paint: see `MouthColours`.
 
     Attributes:
         reference: the portrait as the decoder knows it.
@@ -110,11 +101,7 @@ class FaceRenderer:
             self.reference = tokenizer.prepare_reference(crop.permute(2, 0, 1)[None] / 127.5 - 1, landmarks)
         self.scale = float(np.sqrt(np.linalg.det(matrix[:, :2])))
         self.detail = 2 if 1 / self.scale > DETAIL_SCALE else 1
-        self.sharpening = PAINT_SHARPENING * self._share_between(SHARPENED_SCALES)
-        self.own_teeth = OwnTeeth.of_portrait(image, self.reference, matrix) if self.sharpening else None
-        self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
-        own = self.reference.pixels.float() + 1, landmarks * size, size
-        self.interior = MouthInterior(*own, white=2.0) if self.drawn else None
+        self.mouth = MouthColours(image, self.reference, landmarks, matrix, only_paint)
         # Where the face mesh can move pixels, and the part of the picture where anything can: that, or the whole head.
         mesh = add_fade_rings(landmarks.cpu())[0].numpy()
         self.head = HeadRegion.of_landmarks(landmarks[0].cpu().numpy())
@@ -163,11 +150,6 @@ class FaceRenderer:
         grid = np.stack([2 * (xs - self.left) / span[0] - 1, 2 * (ys - self.top) / span[1] - 1], -1)
         self.strips = self._cut_into_strips(moves, grid, shifts, device)
 
-    def _share_between(self, scales: tuple[float, float]) -> float:
-        """0 for faces that are enlarged by the first of two scales or less, 1 from the second on."""
-        least, most = scales
-        return float(np.clip((1 / self.scale - least) / (most - least), 0, 1))
-
     def _extent_in_picture(self, places: np.ndarray, margin: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom pixel of places `(N, 2)` in fractions of the crop."""
         height, width = self.image.shape[:2]
@@ -209,6 +191,7 @@ class FaceRenderer:
         codes: torch.Tensor,
         eye_openness: torch.Tensor | None = None,
         head_poses: torch.Tensor | None = None,
+        tongue_heights: torch.Tensor | None = None,
     ) -> np.ndarray:
         """Frames `(B, H, W, 3) uint8`.
 
@@ -216,6 +199,7 @@ class FaceRenderer:
             codes: `(B, K, D)`.
             eye_openness: `(B,)`, share of the portrait's own eye opening; None: as the portrait has them.
             head_poses: `(B, 4)` as `head_motion.head_poses` returns them, for a renderer made with `moving_head`.
+            tongue_heights: `(B,)` as `tongue.tongue_heights` returns them, for mouths that are drawn; None: low.
         """
         if self.strips is None:
             self.prepare()
@@ -244,7 +228,7 @@ class FaceRenderer:
                 other = self._fetch((grid[frame, row, column] + here.change)[None, None])[0, :, 0].T  # (N, 3)
                 drawn[frame, :, row, column] = torch.lerp(drawn[frame, :, row, column], other, here.share[:, None])
             _put(part[:, strip.rows, strip.columns], drawn)
-        self._draw_mouth(part, decoded, head_poses)
+        self._draw_mouth(part, decoded, head_poses, tongue_heights)
         if eye_openness is not None:
             self._draw_lids(part, 1 - eye_openness, head_poses)
         return frames
@@ -268,7 +252,8 @@ class FaceRenderer:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
         # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
         reference = self.reference.expand(len(codes))
-        decoded = self.tokenizer.decode(codes, reference, self.detail, foretold=True, articulation=self.articulation)
+        how = {"foretold": True, "articulation": self.articulation, "painted": self.mouth.drawn < 1}
+        decoded = self.tokenizer.decode(codes, reference, self.detail, **how)
         return DecoderOutput(**{name: value[:batch] for name, value in decoded.items()})
 
     def _face_offsets(
@@ -304,12 +289,16 @@ class FaceRenderer:
         x, y = flow.unbind(-1)
         return torch.stack([a * x + b * y for a, b in self.to_grid], -1)
 
-    def _draw_mouth(self, part: np.ndarray, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> None:
+    def _draw_mouth(self, part: np.ndarray, decoded: DecoderOutput, head_poses, tongue_heights) -> None:
         """Paint into the part `(B, h, w, 3) uint8`: the mouth's interior, the line between shut lips, the shading."""
-        masks = torch.cat([(1 - self.drawn) * decoded.mask, self.drawn * decoded.mouth, decoded.line], 1)
-        # What is drawn is in the mouth's own light.
-        shading = decoded.shading * (1 - self.drawn * shrink(decoded.mouth, self.detail))
-        painted, shaded = self._box(_where_any(masks > STILL_MASK)), self._box(_where_any(shading != 0))
+        drawn = self.mouth.drawn
+        masks, shaded = [drawn * decoded.mouth, decoded.line], None
+        if drawn < 1:
+            masks.append((1 - drawn) * decoded.mask)
+            shading = (1 - drawn) * decoded.shading
+            shaded = self._box(_where_any(shading != 0))
+        masks = torch.cat(masks, 1)
+        painted = self._box(_where_any(masks > STILL_MASK))
         if painted is None and shaded is None:
             return
         # Both boxes lie within this one.
@@ -317,38 +306,25 @@ class FaceRenderer:
         rows, columns = (slice(min(one.start for one in pair), max(one.stop for one in pair)) for pair in sides)
         pixels = part[:, _moved(rows, self.rows.start), _moved(columns, self.columns.start)]
         face = torch.from_numpy(np.stack([pixels[..., channel] for channel in range(3)], 1))
-        face = face.to(decoded.paint.device, torch.float32)
+        face = face.to(decoded.flow.device, torch.float32)
 
         def within(box: tuple[slice, slice]) -> torch.Tensor:
             return face[:, :, _moved(box[0], -rows.start), _moved(box[1], -columns.start)]
 
         if painted is not None:
             lookup, mouth = self._lookup(*painted, head_poses, len(part)), within(painted)
-            masks = _sample(masks, lookup)
-            paint, drawing, line = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
+            masks = look_up(masks, lookup)
+            drawing, line, *paint = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
             before = mouth
-            if self.drawn < 1:
-                mouth = mouth + paint * ((self._paint(decoded, lookup) + 1) * 127.5 - before)
-            if self.drawn:
-                mouth = mouth + drawing * ((self._draw_interior(decoded.landmarks, lookup) + 1) * 127.5 - before)
+            if drawn < 1:
+                mouth = mouth + paint[0] * ((self.mouth.painted(decoded.paint, lookup) + 1) * 127.5 - before)
+            if drawn:
+                interior = self.mouth.interior_at(decoded.landmarks, lookup, tongue_heights)
+                mouth = mouth + drawing * ((interior + 1) * 127.5 - before)
             before.copy_(darken(mouth, line, 0.0))
         if shaded is not None:
-            within(shaded).add_(_sample(shading, self._lookup(*shaded, head_poses, len(part))), alpha=127.5)
+            within(shaded).add_(look_up(shading, self._lookup(*shaded, head_poses, len(part))), alpha=127.5)
         _put(pixels, face.round_().clamp_(0, 255))
-
-    def _paint(self, decoded: DecoderOutput, lookup: torch.Tensor) -> torch.Tensor:
-        """What the painter makes of places `(B, h, w, 2)` in the crop: `(B, 3, h, w)` in [-1, 1]."""
-        copies = None if self.own_teeth is None else self.own_teeth.copies(decoded.paint)
-        paint = _sample(self._sharpened(decoded.paint.float(), copies), lookup, "bicubic", "border")
-        return paint if copies is None else paint + _sample(copies, lookup) * self.own_teeth.at(lookup)
-
-    def _draw_interior(self, landmarks: torch.Tensor, lookup: torch.Tensor) -> torch.Tensor:
-        """The same, drawn; with what the portrait shows between its lips."""
-        places, points = (lookup + 1) * (self.size / 2) - 0.5, landmarks.float() * self.size
-        drawn = self.interior.draw(places, points, self.scale) - 1
-        if self.own_teeth is None or not self.interior.own.any():
-            return drawn
-        return self.own_teeth.lay_before(drawn, self.interior.kept(places, points))
 
     def _draw_lids(self, part: np.ndarray, closing: torch.Tensor, head_poses: torch.Tensor | None) -> None:
         """Draw eyelids into the part `(B, h, w, 3) uint8`, come down by shares `(B,)`."""
@@ -371,15 +347,6 @@ class FaceRenderer:
             drawn = torch.from_numpy(pixels[frames]).to(places.device, torch.float32).movedim(3, 1).contiguous()
             lid.draw(drawn, places, closing[blinking])
             pixels[frames] = drawn.round_().clamp_(0, 255).byte().movedim(1, 3).cpu().numpy()
-
-    def _sharpened(self, paint: torch.Tensor, copies: torch.Tensor | None = None) -> torch.Tensor:
-        """Paint `(B, 3, S, S)` with as much more detail as its enlargement asks for, where it is none of the
-        portrait's own teeth: see `OwnTeeth.copies`."""
-        if not self.sharpening:
-            return paint
-        blurred = soften(paint.flatten(0, 1)[:, None], SHARPENED_DETAIL).view_as(paint)
-        strength = self.sharpening if copies is None else self.sharpening * (1 - copies)
-        return (paint + strength * (paint - blurred)).clamp(-1, 1)
 
     def _lookup(self, rows: slice, columns: slice, head_poses: torch.Tensor | None, batch: int) -> torch.Tensor:
         """Places `(B, h, w, 2)` in the crop of some pixels of the face."""
@@ -410,13 +377,6 @@ class FaceRenderer:
         left, right = left - self.left - self.columns.start, right - self.left - self.columns.start
         box = slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))
         return box if all(side.start < side.stop for side in box) else None
-
-
-def _sample(
-    fields: torch.Tensor, lookup: torch.Tensor, mode: str = "bilinear", padding: str = "zeros"
-) -> torch.Tensor:
-    """Fields `(B, C, R, R)` over the crop at places `(B, h, w, 2)` in it."""
-    return F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)
 
 
 def _with_head(

@@ -152,3 +152,10 @@ def soften(mask: torch.Tensor, sigma: float) -> torch.Tensor:
         for offset, weight in enumerate(kernel[1:], 1):
             mask = mask.add(padded.narrow(axis, offset, side), alpha=weight)
     return mask
+
+
+def look_up(
+    fields: torch.Tensor, lookup: torch.Tensor, mode: str = "bilinear", padding: str = "zeros"
+) -> torch.Tensor:
+    """Fields `(B, C, R, R)` over the crop at places `(B, h, w, 2)` in it."""
+    return F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)

@@ -134,4 +134,5 @@ def select_frames(
         unit_ids=schedule.unit_ids[needed],
         durations=schedule.durations[needed],
         keyframe_times=schedule.keyframe_times[needed],
+        tongue_heights=schedule.tongue_heights[needed],
     )

@@ -220,3 +220,45 @@ def test_the_dark_stays_dark_in_coloured_light(skin):
     skin = torch.tensor(skin).float()
     mouth = interior(skin)
     assert mouth.dark.max() < 0.4 * skin.mean() and mouth.tongue.max() < skin.mean()
+
+
+def narrowed(points, share):
+    """Lips that are narrower by a share."""
+    points = points.clone()
+    lips = [i for ring in LIP_RINGS for i in ring]
+    middle = points[:, 13, 0]
+    points[:, lips, 0] = middle + (1 - share) * (points[:, lips, 0] - middle)
+    return points
+
+
+def test_rounded_lips_hide_teeth_unless_they_are_wide_open():
+    def brightest(drawn, opening, share):
+        points = narrowed(face(opening), share)
+        upper, lower = (points[0, lip, 1].item() for lip in (13, 14))
+        heights = torch.arange(upper + 1, lower - 1, 0.1)
+        x = (points[0, 13, 0] + 4 * millimetre()).expand_as(heights)
+        return drawn.draw(torch.stack([x, heights], -1)[None, :, None], points, 0.1).mean(1).max().item()
+
+    for drawn in (interior(), interior(at_rest=0.06, teeth=torch.tensor([230.0, 220.0, 205.0]))):
+        usual = brightest(drawn, 0.03, 0.0)
+        assert brightest(drawn, 0.03, 0.03) == pytest.approx(usual, rel=0.02)
+        assert brightest(drawn, 0.03, 0.25) < 0.6 * usual
+        assert brightest(drawn, 0.15, 0.25) > 0.9 * usual
+
+
+def test_a_raised_tongue_is_seen_below_the_upper_teeth():
+    drawn, points = interior(), face(0.12)
+    upper, lower = (points[0, lip, 1].item() for lip in (13, 14))
+    heights = torch.arange(upper + 1, lower - 1, 0.1)
+    x = (points[0, 13, 0] + 2 * millimetre()).expand_as(heights)
+    places = torch.stack([x, heights], -1)[None, :, None]
+
+    def redness(*tongue_heights):
+        colour = drawn.draw(places, points, 0.1, *tongue_heights)[0, :, :, 0]
+        return colour[0] - colour[1]
+
+    low, raised = redness(torch.tensor([0.0])), redness(torch.tensor([0.8]))
+    assert torch.equal(low, redness())
+    below_teeth = (heights > upper + 6 * millimetre()) & (heights < upper + 8 * millimetre())
+    assert raised[below_teeth].mean() > 1.3 * low[below_teeth].mean()
+    assert torch.equal(low[:20], raised[:20]), "the upper teeth stay before it"

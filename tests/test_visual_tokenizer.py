@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
-from avatarsync.modeling_visual_tokenizer import MOST_SHADING, MOST_TINT
+from avatarsync.visual_tokenizer_layers import MOST_SHADING, MOST_TINT
 
 TINY = {
     "crop_size": 64,
@@ -70,6 +70,17 @@ def test_paint_stays_inside_its_mask(model, faces):
     assert out.mask.max() > 0.5
     assert 0.3 < still.float().mean() < 1
     assert torch.allclose(torch.where(still, out.pixels - faces[0], 0.0), torch.zeros(1), atol=1e-5)
+
+
+def test_nothing_need_be_painted_to_know_where_a_face_goes(model, faces, monkeypatch):
+    with torch.no_grad():
+        reference = model.prepare_reference(*faces)
+        painted = model.decode(reference.codes.roll(1, 0), reference, detail=2)
+        monkeypatch.setattr(model.painter, "forward", None)
+        moved = model.decode(reference.codes.roll(1, 0), reference, detail=2, painted=False)
+    assert set(moved) == {"landmarks", "expression", "flow", "line", "mouth"}
+    for name, value in moved.items():
+        assert torch.equal(value, painted[name])
 
 
 def test_shading_stays_inside_the_painters_window(model, faces):

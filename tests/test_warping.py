@@ -11,6 +11,7 @@ from avatarsync.expression_transfer import (
     ExpressionTransfer,
     smile_release,
 )
+from avatarsync.lip_edges import lip_gaps
 from avatarsync.mirrored_landmarks import MIRRORED
 from avatarsync.warping import mesh_flow, rasterize_triangles, soften, warp
 
@@ -265,6 +266,22 @@ def test_rounded_lips_stay_a_little_open_and_shut_ones_shut(face, transfer):
         drawn = [inner_gap(transfer(face, opened(lips, gap), face, foretold=True)).item() for lips in (face, rounded)]
         own = inner_gap(face).item()
         assert drawn == pytest.approx([alike + own, when_rounded + own], abs=1e-3)
+
+
+def test_rounded_lips_are_pursed(face, transfer):
+    """Thicker, and open in their middle, which is as open as it was; not so where it was seen in a picture."""
+
+    def shape(lips, foretold=True):
+        drawn = transfer(face, opened(lips, 0.05), face, foretold=foretold)
+        return lip_gaps(drawn)[0] - lip_gaps(face)[0], (drawn[0, 17, 1] - drawn[0, 14, 1]).item()
+
+    (alike, thin), (round_gaps, thick) = shape(face), shape(narrowed(face, 0.1))
+    assert round_gaps[4].item() == pytest.approx(alike[4].item(), rel=0.02)
+    for near, side in ((1, 0.6), (2, 0.85)):  # the second and third from each corner
+        assert (round_gaps[[near, 8 - near]] < side * alike[[near, 8 - near]]).all()
+    assert thick == pytest.approx(1.4 * thin, rel=0.05)
+    seen = shape(face, False), shape(narrowed(face, 0.1), False)
+    torch.testing.assert_close(seen[0][0], seen[1][0], atol=2e-3, rtol=0)
 
 
 def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, transfer):

@@ -1,0 +1,89 @@
+"""What is seen inside the mouth of one portrait: painted by the decoder, or drawn.
+
+The painter works at the crop's resolution, which is enough for a face of its size. In larger ones the inside of the
+mouth is drawn (`mouth_interior.py`), and nothing is painted: what the painter's shading does about their lips, one to
+three grey levels where it does most, nobody sees, and a frame takes little more than half the time without it.
+"""
+
+import numpy as np
+import torch
+
+from .modeling_visual_tokenizer import Reference
+from .mouth_interior import MouthInterior
+from .own_teeth import OwnTeeth
+from .warping import look_up, soften
+
+# Faces enlarged by the first value have the insides of their mouths painted, from the second on drawn.
+DRAWN_SCALES = (1.3, 1.5)
+# Paint that is enlarged looks blurred between lips that are not: its detail within a cell or so is drawn so much
+# stronger, the whole of it for faces enlarged by the second value and nothing below the first. Stronger, teeth glint;
+# on faces of the crop's size, where nothing is enlarged, it would cost 0.1 dB and gain nothing.
+PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
+SHARPENED_DETAIL = 1.0  # cells
+
+
+class MouthColours:
+    """The inside of one portrait's mouth at any place of the crop.
+
+    Args:
+        image: portrait `(H, W, 3) uint8`.
+        reference, landmarks: of this portrait; landmarks `(1, 468, 2)` in fractions of the crop, as they were found.
+        matrix: `(2, 3)`, portrait → crop.
+        only_paint: whether to paint however large the face is, by a painter that knows this mouth.
+
+    Attributes:
+        drawn: how much of it is drawn, 0 to 1; the rest is painted.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        reference: Reference,
+        landmarks: torch.Tensor,
+        matrix: np.ndarray,
+        only_paint: bool = False,
+    ):
+        self.size = reference.pixels.shape[-1]
+        self.pixel = float(np.sqrt(np.linalg.det(matrix[:, :2])))  # of the portrait, in the crop's
+        self.sharpening = PAINT_SHARPENING * self._share_between(SHARPENED_SCALES)
+        self.own_teeth = OwnTeeth.of_portrait(image, reference, matrix) if self.sharpening else None
+        self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
+        self.interior = None
+        if self.drawn:
+            own = reference.pixels.float() + 1, landmarks * self.size, self.size
+            self.interior = MouthInterior(*own, white=2.0)
+
+    def _share_between(self, scales: tuple[float, float]) -> float:
+        """0 for faces that are enlarged by the first of two scales or less, 1 from the second on."""
+        least, most = scales
+        return float(np.clip((1 / self.pixel - least) / (most - least), 0, 1))
+
+    def painted(self, paint: torch.Tensor, lookup: torch.Tensor) -> torch.Tensor:
+        """The decoder's paint `(B, 3, S, S)` at places `(B, h, w, 2)` in the crop: `(B, 3, h, w)` in [-1, 1]."""
+        copies = None if self.own_teeth is None else self.own_teeth.copies(paint)
+        paint = look_up(self._sharpened(paint.float(), copies), lookup, "bicubic", "border")
+        return paint if copies is None else paint + look_up(copies, lookup) * self.own_teeth.at(lookup)
+
+    def interior_at(
+        self, landmarks: torch.Tensor, lookup: torch.Tensor, tongue_heights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same, drawn, with what the portrait shows between its lips.
+
+        Args:
+            landmarks: `(B, 468, 2)` in fractions of the crop, of the face as it speaks.
+            tongue_heights: see `MouthInterior.draw`.
+        """
+        places, points = (lookup + 1) * (self.size / 2) - 0.5, landmarks.float() * self.size
+        drawn = self.interior.draw(places, points, self.pixel, tongue_heights) - 1
+        if self.own_teeth is None or not self.interior.own.any():
+            return drawn
+        return self.own_teeth.lay_before(drawn, self.interior.kept(places, points))
+
+    def _sharpened(self, paint: torch.Tensor, copies: torch.Tensor | None = None) -> torch.Tensor:
+        """Paint `(B, 3, S, S)` with as much more detail as its enlargement asks for, where it is none of the
+        portrait's own teeth: see `OwnTeeth.copies`."""
+        if not self.sharpening:
+            return paint
+        blurred = soften(paint.flatten(0, 1)[:, None], SHARPENED_DETAIL).view_as(paint)
+        strength = self.sharpening if copies is None else self.sharpening * (1 - copies)
+        return (paint + strength * (paint - blurred)).clamp(-1, 1)

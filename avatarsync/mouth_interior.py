@@ -103,9 +103,9 @@ TONGUE_START, TONGUE_SHARE, TIP_TOP, TONGUE_CURVE, TONGUE_WIDTH = 0.5, 0.2, -1.0
 TONGUE_DEPTHS, TONGUE_LIGHTS = (5.0, 2.0), (0.8, 1.0)
 SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # Rounded lips are pushed forward: the teeth lie deep behind them, in the dark, and the upper lip hangs lower before
-# them. Lips are rounded that are narrower by the first share of their width, and fully by the second; with gaps from so
-# many mm on they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of the
-# upper teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
+# them. Lips are rounded that are narrower by the first share of their width, and fully by the second; with gaps from
+# so many mm on they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of
+# the upper teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
 ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.08, 0.16), (7.0, 13.0), 0.6, 4.0
 # Close to the upper and to the lower lip there is so much light; all of it is there so many mm further. It begins a
 # little behind the lip's edge, which is soft.

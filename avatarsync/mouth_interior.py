@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
+from .expression_transfer import FORETOLD_WIDTH_GAIN, RESTING_WIDTH
+from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, OUTER_LIPS, UPPER_LIP_POSITIONS
 from .image_processing_face import EYE_TO_NOSE_RATIO, LEFT_EYE_CORNERS, NOSE_BASE, RIGHT_EYE_CORNERS
 from .lip_edges import between, well_inside
 from .smooth_step import smooth_step
@@ -106,7 +107,7 @@ SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # them. Lips are rounded that are narrower by the first share of their width, and fully by the second; with gaps from
 # so many mm on they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of
 # the upper teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
-ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.08, 0.16), (7.0, 13.0), 0.6, 4.0
+ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.06, 0.17), (7.0, 13.0), 0.6, 4.0
 # Close to the upper and to the lower lip there is so much light; all of it is there so many mm further. It begins a
 # little behind the lip's edge, which is soft.
 LIP_LIGHTS, LIP_REACHES, LIP_STARTS = (0.45, 0.85), (4.0, 2.0), (0.8, 0.5)
@@ -120,7 +121,8 @@ class MouthInterior:
         landmarks: theirs.
         size: side of a face's crop in pixels.
         white: what white is in the pictures.
-        narrowing: how far mouths that are foretold narrow, where faces that are drawn do so as far as people's.
+        foretold: whether mouths will move as they do where speech foretells it (`ExpressionTransfer`): farther than
+            people's, and smiles give way. False for faces that take over what was seen of somebody.
 
     Attributes:
         teeth: colour `(B, 3, 1, 1)` of well lit teeth.
@@ -129,8 +131,8 @@ class MouthInterior:
         own: `(B, 2, H, H)`, how much of what a face shows between its lips is kept: with the skull, and with the jaw.
     """
 
-    def __init__(self, pictures: torch.Tensor, landmarks: torch.Tensor, size: int, white=255.0, narrowing=1.0):
-        self.white, self.narrowing, self.resting, side = white, narrowing, landmarks, pictures.shape[-1]
+    def __init__(self, pictures: torch.Tensor, landmarks: torch.Tensor, size: int, white=255.0, foretold=True):
+        self.white, self.resting, side = white, landmarks, pictures.shape[-1]
         right_eye, left_eye = (landmarks[:, corner] for corner in OUTER_EYE_CORNERS)
         across = left_eye - right_eye
         distance = across.norm(dim=-1, keepdim=True).clamp_min(1e-3)
@@ -152,6 +154,11 @@ class MouthInterior:
             y[..., INNER_LIPS[positions[4]], None] for positions in (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS)
         )
 
+        self.narrowing, self.unrounded_width = FORETOLD_WIDTH_GAIN, _mouth_width(landmarks)
+        if foretold:
+            # A smile that gives way is not rounded before it is about as wide as other mouths.
+            usual = self.unrounded_width.clamp(max=RESTING_WIDTH * size)
+            self.narrowing, self.unrounded_width = 1.0, (self.unrounded_width * usual).sqrt()
         _, mouth = mesh_flow(landmarks, landmarks, side)
         typical, inside = typical_teeth(pictures, landmarks, white), well_inside(mouth, size)
         seen, teeth = seen_teeth(pictures, inside, typical)
@@ -209,7 +216,7 @@ class MouthInterior:
 
     def rounded(self, landmarks: torch.Tensor) -> torch.Tensor:
         """How rounded lips are `(B, 1, 1)`, 0 to 1."""
-        narrowed = self.narrowing * (1 - _lip_width(landmarks) / _lip_width(self.resting))[:, None, None]
+        narrowed = self.narrowing * (1 - _mouth_width(landmarks) / self.unrounded_width)[:, None, None]
         height = self._level(landmarks[:, None, [INNER_LIPS[5], INNER_LIPS[15]]])[1]  # (B, 1, 2)
         gap = (height[..., :1] - height[..., 1:]) / self.mm
         least, most = ROUNDED_WIDTHS
@@ -276,9 +283,9 @@ class MouthInterior:
         return light
 
 
-def _lip_width(landmarks: torch.Tensor) -> torch.Tensor:
-    """Distance `(B,)` between the corners of the inner lips."""
-    return (landmarks[:, INNER_LIPS[10]] - landmarks[:, INNER_LIPS[0]]).norm(dim=-1).clamp_min(1e-3)
+def _mouth_width(landmarks: torch.Tensor) -> torch.Tensor:
+    """Distance `(B,)` between the corners of the outer lips."""
+    return (landmarks[:, OUTER_LIPS[10]] - landmarks[:, OUTER_LIPS[0]]).norm(dim=-1).clamp_min(1e-3)
 
 
 def sample(fields: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -246,6 +246,17 @@ def test_rounded_lips_hide_teeth_unless_they_are_wide_open():
         assert brightest(drawn, 0.15, 0.25) > 0.9 * usual
 
 
+def test_what_was_seen_of_people_counts_as_rounded_sooner_and_smiles_later():
+    picture, points = SKIN[:, None, None].expand(1, 3, SIZE, SIZE).clone(), face()
+    foretold, seen = (MouthInterior(picture, points, SIZE, foretold=how) for how in (True, False))
+    slightly = narrowed(points, 0.08)
+    assert seen.rounded(slightly) > foretold.rounded(slightly) + 0.2
+    smile = narrowed(points, -0.3)
+    smiling = MouthInterior(picture, smile, SIZE)
+    assert smiling.rounded(narrowed(smile, 0.12)) == 0 < foretold.rounded(narrowed(points, 0.12))
+    assert smiling.rounded(narrowed(points, 0.12)) > 0.9
+
+
 def test_a_raised_tongue_is_seen_below_the_upper_teeth():
     drawn, points = interior(), face(0.12)
     upper, lower = (points[0, lip, 1].item() for lip in (13, 14))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..errors import DatasetError
-from ..expression_transfer import FORETOLD_WIDTH_GAIN, ExpressionTransfer
+from ..expression_transfer import ExpressionTransfer
 from ..image_processing_face import NOSE_TIP, NUM_LANDMARKS, pose_driven_matrix, warp_image
 from ..lip_edges import darken, lip_line, well_inside
 from ..mouth_interior import MouthInterior, sample
@@ -136,7 +136,7 @@ def reenact(
     flow, mouth = mesh_flow(before, after, side)
     pictures = warp(portraits, flow, mode="bicubic")
     if drivers is None:
-        drawn = MouthInterior(portraits, before, size, narrowing=FORETOLD_WIDTH_GAIN)
+        drawn = MouthInterior(portraits, before, size, foretold=False)
         cells = torch.arange(side, device=before.device, dtype=before.dtype)
         places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)[None].expand(len(before), -1, -1, -1)
         interior = drawn.draw(places, after, pixel=1.0)

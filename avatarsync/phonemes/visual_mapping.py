@@ -24,6 +24,7 @@ NUM_UNITS = 24
 SILENT_UNIT = "SIL"
 # Units of vowels; "R" is that of r-coloured ones, too.
 VOWEL_UNITS = frozenset(("AA", "AE", "AH", "AO", "AW", "AY", "EH", "EY", "IH", "IY", "OW", "R", "UW"))
+_CLOSE_ROUNDED = ("u", "ʊ", "w", "W")
 _TABLE = Path(__file__).parent / "tables" / "visual_units.json"
 # Combining marks, modifier letters and symbols (stress, length, tone letters), digits (tones), punctuation.
 _MARKS = ("Mn", "Lm", "Sk", "Nd", "No", "Pd", "Pc", "Po", "Ps", "Pe", "Zs", "Cf")
@@ -64,6 +65,11 @@ class VisualMapping:
     def is_vowel(self, symbol: str) -> bool:
         """Whether a phoneme symbol has a vowel's unit, as the package's table names them."""
         return self.unit(symbol) in VOWEL_UNITS
+
+    def end_unit_id(self, symbol: str) -> int:
+        """Id of the unit that a phoneme symbol ends in: of /oʊ/, however it is written, that of /u/; else its own."""
+        closes = len(_base(symbol)) > 1 and _base(symbol)[-1] in _CLOSE_ROUNDED
+        return self.unit_id(_CLOSE_ROUNDED[0] if closes and self.unit(symbol) == "OW" else symbol)
 
     def unit_ids(self, track: Iterable[Phoneme]) -> list[int]:
         """Ids of the visual units of a track's phonemes, one each."""

@@ -63,6 +63,24 @@ def test_unknown_symbols_are_neutral(mapping):
     assert mapping.knows("pq☃") and mapping.unit("pq☃") == "M"
 
 
+@pytest.mark.parametrize(
+    ("symbol", "end"),
+    [
+        ("oʊ", "UW"),
+        ("OW1", "UW"),
+        ("əʊ", "UW"),
+        ("ou5", "UW"),
+        ("o", "OW"),
+        ("oː", "OW"),
+        ("ø", "OW"),
+        ("aʊ", "AW"),
+        ("u", "UW"),
+    ],
+)
+def test_what_a_vowel_ends_in(mapping, symbol, end):
+    assert mapping.units[mapping.end_unit_id(symbol)] == end
+
+
 def test_unit_ids_of_a_track(mapping):
     track = PhonemeTrack([Phoneme("sil", 0, 0.1), Phoneme("m", 0.1, 0.2), Phoneme("aɪ", 0.2, 0.4)])
     assert mapping.unit_ids(track) == [0, mapping.units.index("M"), mapping.units.index("AY")]

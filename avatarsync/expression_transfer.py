@@ -24,7 +24,7 @@ from torch import nn
 
 from . import face_mesh
 from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
-from .lip_edges import LOWER, UPPER, closing_share, lip_gaps
+from .lip_edges import LOWER, UPPER, closing_share, lip_gaps, mouth_width
 from .mirrored_landmarks import MIRRORED
 from .smooth_step import smooth_step
 
@@ -115,7 +115,8 @@ class ExpressionTransfer(nn.Module):
             reference, expression, reference_expression: `(B, 468, 2)` in fractions of the crop's side.
             foretold: the expression was foretold from speech and not seen in a picture. Both halves of the face move
                 by the mean of what they do; mouths narrow and widen `FORETOLD_WIDTH_GAIN` as far, and wide ones narrow
-                farther to be rounded; eyes stay as they are (`eyelids` lets them blink).
+                farther to be rounded; rounded lips touch from their corners inwards and get thicker; eyes stay as they
+                are (`eyelids` lets them blink).
             articulation: of what is foretold: how far lips and jaw go, 1 as far as foretold. Lips that close do so
                 whatever it is.
         """
@@ -158,14 +159,14 @@ class ExpressionTransfer(nn.Module):
         """Lip rings `(B, 4, 20, 2)` of the target, never crossing each other, with gaps of those `(B, 9)`, which are
         not articulated yet."""
         inner = list(INNER_LIPS)
-        own_width, resting_width = _mouth_width(reference), _mouth_width(reference_expression)
+        own_width, resting_width = mouth_width(reference), mouth_width(reference_expression)
         gain = FORETOLD_WIDTH_GAIN if foretold else 1.0
         across = gain * (own_width / resting_width).clamp(*WIDTH_RANGE)
         across = torch.stack([across, torch.ones_like(across)], -1)[:, None]  # (B, 1, 2)
         target_inner = reference[:, inner] + (expression[:, inner] - reference_expression[:, inner]) * across
         released = rounded = torch.zeros_like(own_width)
         if foretold:
-            narrowed = gain * (1 - _mouth_width(expression) / resting_width)
+            narrowed = gain * (1 - mouth_width(expression) / resting_width)
             released, rounded = smile_release(own_width, narrowed), rounded_share(narrowed)
             x, y = target_inner.unbind(-1)
             target_inner = torch.stack([x - released[:, None] * (x - x.mean(1, keepdim=True)), y], -1)
@@ -202,11 +203,6 @@ class ExpressionTransfer(nn.Module):
 
         resting = torch.maximum(opening(reference_expression), MIN_RESTING_OPENNESS * opening(self.neutral))
         return (opening(expression) / resting).clamp(*LID_RANGE)
-
-
-def _mouth_width(landmarks: torch.Tensor) -> torch.Tensor:
-    """Distance `(B,)` between the corners of the outer lips."""
-    return (landmarks[..., OUTER_LIPS[10], :] - landmarks[..., OUTER_LIPS[0], :]).norm(dim=-1).clamp_min(1e-3)
 
 
 def smile_release(width: torch.Tensor, narrowed: torch.Tensor) -> torch.Tensor:

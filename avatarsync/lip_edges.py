@@ -32,6 +32,11 @@ def lip_gaps(landmarks: torch.Tensor) -> torch.Tensor:
     return landmarks[:, lower, 1] - landmarks[:, upper, 1]
 
 
+def mouth_width(landmarks: torch.Tensor) -> torch.Tensor:
+    """Distance `(B,)` between the corners of the outer lips."""
+    return (landmarks[..., OUTER_LIPS[10], :] - landmarks[..., OUTER_LIPS[0], :]).norm(dim=-1).clamp_min(1e-3)
+
+
 def well_inside(mouth: torch.Tensor, size: int) -> torch.Tensor:
     """Mouths `(B, 1, H, W)`, 1 inside, of crops of `size` pixels, without their rims."""
     return (2 * soften(mouth, RIM * size) - 1).clamp_min(0)

@@ -165,27 +165,20 @@ class VisualTokenizerModel(PreTrainedModel):
             detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
                 picture.
             foretold, articulation: as `ExpressionTransfer` takes them.
-            painted: whether to paint; else only what `move` returns is there.
+            painted: whether to paint. Without, half of a frame's arithmetic is saved, and the output has landmarks,
+                expression, flow, line and mouth alone.
         """
         expression = self.expression(codes)
         landmarks = self.transfer(reference.landmarks, expression, reference.expression, foretold, articulation)
         if not painted:
-            return self.move(reference, landmarks, expression, detail)
+            return self._move(reference, landmarks, expression, detail)[0]
         return self.paint(codes, reference, landmarks, expression, detail)
 
-    def move(
-        self,
-        reference: Reference,
-        landmarks: torch.Tensor,
-        expression: torch.Tensor | None = None,
-        detail: int = 1,
-    ) -> DecoderOutput:
-        """Where a reference goes whose landmarks are to be `landmarks` `(B, 468, 2)`: flow, line and mouth, and no
-        picture. Half of a frame's arithmetic is saved where the mouth is drawn (`mouth_interior.py`)."""
-        return self._move(reference, landmarks, expression, detail)[0]
-
-    def _move(self, reference, landmarks, expression, detail) -> tuple[DecoderOutput, torch.Tensor, torch.Tensor]:
-        """What `move` returns, and in the painter's window what is inside the lips, with hard and with soft edges."""
+    def _move(
+        self, reference: Reference, landmarks: torch.Tensor, expression: torch.Tensor | None, detail: int
+    ) -> tuple[DecoderOutput, torch.Tensor, torch.Tensor]:
+        """Where everything goes, and in the painter's window what is inside the lips, with hard and with soft edges
+        `(B, 1, s, s)`."""
         cells, side = self.config.crop_size * detail, self.config.painter_size
         source = hide_teeth(reference.landmarks, landmarks)
         flow, mouth = mesh_flow(source * cells, landmarks * cells, cells)
@@ -211,8 +204,8 @@ class VisualTokenizerModel(PreTrainedModel):
     ) -> DecoderOutput:
         """The picture of a reference whose landmarks are to be `landmarks` `(B, 468, 2)`."""
         size, side = self.config.crop_size, self.config.painter_size
-        out, own_mouth, fine_mask = self._move(reference, landmarks, expression, detail)
-        moved = warp(reference.pixels, shrink(out.flow, detail) / detail)
+        motion, own_mouth, fine_mask = self._move(reference, landmarks, expression, detail)
+        moved = warp(reference.pixels, shrink(motion.flow, detail) / detail)
         window = self.mouth_window(reference.landmarks)
         known = (cut(fields, window, side) for fields in (moved, reference.pixels, reference.mouth))
         inputs = torch.cat([next(known), next(known), shrink(own_mouth, detail), next(known)], 1)
@@ -228,16 +221,18 @@ class VisualTokenizerModel(PreTrainedModel):
         paint = limit_green(below + difference.to(moved.dtype), below, greenest) - 1
         painted = inputs[:, :3] + shrink(fine_mask, detail) * opacity * (paint - inputs[:, :3])
         outline = list(OUTER_LIPS)
-        motion = (landmarks[:, outline] - reference.landmarks[:, outline]).norm(dim=-1).amax(1)  # (B,)
-        moving = (motion / SHADED_MOTION).clamp(max=1)[:, None, None, None]
+        distance = (landmarks[:, outline] - reference.landmarks[:, outline]).norm(dim=-1).amax(1)  # (B,)
+        moving = (distance / SHADED_MOTION).clamp(max=1)[:, None, None, None]
         shading = soften(shading.to(moved.dtype), SHADING_SOFTNESS * size) * moving
         shading = paste(shading, torch.zeros_like(moved), window)
-        out.pixels = darken(paste(painted, moved, window), shrink(out.line, detail), -1.0) + shading
+        pixels = darken(paste(painted, moved, window), shrink(motion.line, detail), -1.0) + shading
         if detail > 1:
             opacity = F.interpolate(opacity, scale_factor=detail, mode="bilinear")
-        out.mask = paste(fine_mask * opacity, torch.zeros_like(out.mouth), window * detail)
-        out.paint, out.shading = paste(paint, moved, window), shading
-        return out
+        mask = paste(fine_mask * opacity, torch.zeros_like(motion.mouth), window * detail)
+        paint = paste(paint, moved, window)
+        return DecoderOutput(
+            pixels, landmarks, expression, motion.flow, mask, paint, motion.line, shading, motion.mouth
+        )
 
     def mouth_window(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Upper left corner `(B, 2)`, whole pixels, of the painter's window about the mouth."""

@@ -10,7 +10,7 @@ anatomy, foreshortened by the arch; heights, light and colours were chosen by ey
 A smile lends the colour of its teeth and the place of their edge, and all that it shows between its lips is kept: what
 is above that edge stays with the skull, what is below goes with the jaw.
 
-Training pictures are drawn with it (`data/reenactment.py`), and large faces when they speak (`rendering.py`).
+Training pictures are drawn with it (`data/reenactment.py`), and large faces when they speak (`mouth_colours.py`).
 
 Shapes: B faces in pictures of H × H pixels; landmarks `(B, 468, 2)` and places `(B, h, w, 2)` in those pixels. Inside,
 both are turned so that the line of the eyes is level.
@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from .expression_transfer import FORETOLD_WIDTH_GAIN, RESTING_WIDTH
-from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, OUTER_LIPS, UPPER_LIP_POSITIONS
+from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
 from .image_processing_face import EYE_TO_NOSE_RATIO, LEFT_EYE_CORNERS, NOSE_BASE, RIGHT_EYE_CORNERS
-from .lip_edges import between, well_inside
+from .lip_edges import between, mouth_width, well_inside
 from .smooth_step import smooth_step
 from .teeth_colour import SEEN_PIXELS, seen_teeth, skin_colour, typical_teeth
 from .warping import mesh_flow
@@ -102,6 +102,9 @@ DEPTH_COLOUR, TONGUE_COLOUR = (0.26, 0.12, 0.11), (0.85, 0.45, 0.44)
 # and comes into the light over so many mm, low and raised.
 TONGUE_START, TONGUE_SHARE, TIP_TOP, TONGUE_CURVE, TONGUE_WIDTH = 0.5, 0.2, -1.0, 0.004, 18.0
 TONGUE_DEPTHS, TONGUE_LIGHTS = (5.0, 2.0), (0.8, 1.0)
+# Raised by more than a share, its tip comes between the teeth, before all of them: so many mm thick in its middle and
+# so wide to either side, on the lower lip.
+TIP_BETWEEN_TEETH, TIP_THICKNESS, TIP_WIDTH, TIP_SOFTNESS = 0.85, 3.5, 13.0, 1.0
 SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # Rounded lips are pushed forward: the teeth lie deep behind them, in the dark, and the upper lip hangs lower before
 # them. Lips are rounded that are narrower by the first share of their width, and fully by the second; with gaps from
@@ -123,6 +126,7 @@ class MouthInterior:
         white: what white is in the pictures.
         foretold: whether mouths will move as they do where speech foretells it (`ExpressionTransfer`): farther than
             people's, and smiles give way. False for faces that take over what was seen of somebody.
+        articulation: how far they will go, 1 as far as foretold.
 
     Attributes:
         teeth: colour `(B, 3, 1, 1)` of well lit teeth.
@@ -131,8 +135,16 @@ class MouthInterior:
         own: `(B, 2, H, H)`, how much of what a face shows between its lips is kept: with the skull, and with the jaw.
     """
 
-    def __init__(self, pictures: torch.Tensor, landmarks: torch.Tensor, size: int, white=255.0, foretold=True):
-        self.white, self.resting, side = white, landmarks, pictures.shape[-1]
+    def __init__(
+        self,
+        pictures: torch.Tensor,
+        landmarks: torch.Tensor,
+        size: int,
+        white: float = 255.0,
+        foretold: bool = True,
+        articulation: float = 1.0,
+    ):
+        self.white, self.articulation, self.resting, side = white, articulation, landmarks, pictures.shape[-1]
         right_eye, left_eye = (landmarks[:, corner] for corner in OUTER_EYE_CORNERS)
         across = left_eye - right_eye
         distance = across.norm(dim=-1, keepdim=True).clamp_min(1e-3)
@@ -154,11 +166,12 @@ class MouthInterior:
             y[..., INNER_LIPS[positions[4]], None] for positions in (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS)
         )
 
-        self.narrowing, self.unrounded_width = FORETOLD_WIDTH_GAIN, _mouth_width(landmarks)
+        self._width_gain, self._unrounded_width = FORETOLD_WIDTH_GAIN, mouth_width(landmarks)
         if foretold:
-            # A smile that gives way is not rounded before it is about as wide as other mouths.
-            usual = self.unrounded_width.clamp(max=RESTING_WIDTH * size)
-            self.narrowing, self.unrounded_width = 1.0, (self.unrounded_width * usual).sqrt()
+            # A smile gives way by some of what it is wider than other mouths, and is not rounded yet. It never gets as
+            # narrow as they do, so that rounding is told from a width between its own and theirs.
+            usual = self._unrounded_width.clamp(max=RESTING_WIDTH * size)
+            self._width_gain, self._unrounded_width = 1.0, (self._unrounded_width * usual).sqrt()
         _, mouth = mesh_flow(landmarks, landmarks, side)
         typical, inside = typical_teeth(pictures, landmarks, white), well_inside(mouth, size)
         seen, teeth = seen_teeth(pictures, inside, typical)
@@ -216,9 +229,10 @@ class MouthInterior:
 
     def rounded(self, landmarks: torch.Tensor) -> torch.Tensor:
         """How rounded lips are `(B, 1, 1)`, 0 to 1."""
-        narrowed = self.narrowing * (1 - _mouth_width(landmarks) / self.unrounded_width)[:, None, None]
+        narrowed = self._width_gain * (1 - mouth_width(landmarks) / self._unrounded_width)[:, None, None]
         height = self._level(landmarks[:, None, [INNER_LIPS[5], INNER_LIPS[15]]])[1]  # (B, 1, 2)
         gap = (height[..., :1] - height[..., 1:]) / self.mm
+        narrowed, gap = narrowed / self.articulation, gap / self.articulation
         least, most = ROUNDED_WIDTHS
         narrow, wide = ROUNDED_GAPS
         return smooth_step((narrowed - least) / (most - least)) * smooth_step((wide - gap) / (wide - narrow))
@@ -246,26 +260,41 @@ class MouthInterior:
         rounded = self.rounded(landmarks)
         cover, light = _row_of_teeth(UPPER, across, down + ROUNDED_HIDDEN * rounded, pixels)
         drawn = torch.lerp(drawn, self.teeth * (light * arch)[:, None], cover[:, None])
+        drawn = torch.lerp(drawn, self.tongue, self._tip(places, landmarks, tongue_heights))
         drawn = torch.lerp(drawn, self.dark, ROUNDED_SHADE * rounded[:, None])
         return (drawn * self._light(places, landmarks)[:, None]).clamp(0, self.white)
 
     def _tongue(self, across, down, jaw, heights) -> torch.Tensor:
-        """How much the tongue shows `(B, h, w)`."""
+        """How much the tongue shows behind the teeth `(B, h, w)`."""
         raised = jaw.new_zeros(1, 1, 1) if heights is None else heights[:, None, None].to(jaw)
         top = torch.lerp(TONGUE_SHARE * jaw + TONGUE_START, jaw.new_tensor(TIP_TOP), raised) + TONGUE_CURVE * across**2
         depth, light = (low + (high - low) * raised for low, high in (TONGUE_DEPTHS, TONGUE_LIGHTS))
         return light * smooth_step((down - top) / depth) * (1 - (across / TONGUE_WIDTH) ** 2).clamp_min(0)
 
-    def kept(self, places: torch.Tensor, landmarks: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    def _tip(self, places: torch.Tensor, landmarks: torch.Tensor, heights: torch.Tensor | None) -> torch.Tensor:
+        """How much its tip covers `(B, 1, h, w)`, which lies between the teeth and on the lower lip."""
+        if heights is None:
+            return places.new_zeros(1, 1, 1, 1)
+        x, y = self._level(places)
+        points = torch.stack(self._level(landmarks[:, None]), -1)[:, 0]
+        above = (_lip_edge(points, LOWER_LIP_POSITIONS, x) - y) / self.mm
+        across = self._millimetres(places)[0] / TIP_WIDTH
+        shown = smooth_step((TIP_THICKNESS * (1 - across**2) - above) / TIP_SOFTNESS)
+        raised = smooth_step((heights.to(shown) - TIP_BETWEEN_TEETH) / (1 - TIP_BETWEEN_TEETH))
+        return (shown * raised[:, None, None])[:, None]
+
+    def kept(
+        self, places: torch.Tensor, landmarks: torch.Tensor, tongue_heights: torch.Tensor | None = None
+    ) -> list[tuple[torch.Tensor, ...]]:
         """What of the faces' own is seen at places, from back to front: where in the picture it is `(B, h, w, 2)`, how
         much of it is seen, and what lips that have come nearer leave of its light, `(B, 1, h, w)` each."""
         fallen = self.jaw(landmarks) * self.mm  # pixels
         with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
         moved = places - torch.stack([-self.sin * fallen, self.cos * fallen], -1)
         light, resting = self._light(places, landmarks), self.resting.expand(len(places), -1, -1)
-        unrounded = 1 - self.rounded(landmarks)[:, None]
+        uncovered = (1 - self.rounded(landmarks)[:, None]) * (1 - self._tip(places, landmarks, tongue_heights))
         return [
-            (where, unrounded * sample(own, where), (light / self._light(where, resting)).clamp(max=1)[:, None])
+            (where, uncovered * sample(own, where), (light / self._light(where, resting)).clamp(max=1)[:, None])
             for where, own in ((moved, with_jaw), (places, with_skull))
         ]
 
@@ -281,11 +310,6 @@ class MouthInterior:
             distance = away * (y - _lip_edge(points, positions, x)) / self.mm
             light = light * (least + (1 - least) * smooth_step((distance + start) / reach))
         return light
-
-
-def _mouth_width(landmarks: torch.Tensor) -> torch.Tensor:
-    """Distance `(B,)` between the corners of the outer lips."""
-    return (landmarks[:, OUTER_LIPS[10]] - landmarks[:, OUTER_LIPS[0]]).norm(dim=-1).clamp_min(1e-3)
 
 
 def sample(fields: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,7 @@ class FaceRenderer:
             self.reference = tokenizer.prepare_reference(crop.permute(2, 0, 1)[None] / 127.5 - 1, landmarks)
         self.scale = float(np.sqrt(np.linalg.det(matrix[:, :2])))
         self.detail = 2 if 1 / self.scale > DETAIL_SCALE else 1
-        self.mouth = MouthColours(image, self.reference, landmarks, matrix, only_paint)
+        self.mouth = MouthColours(image, self.reference, landmarks, matrix, only_paint, articulation)
         # Where the face mesh can move pixels, and the part of the picture where anything can: that, or the whole head.
         mesh = add_fade_rings(landmarks.cpu())[0].numpy()
         self.head = HeadRegion.of_landmarks(landmarks[0].cpu().numpy())

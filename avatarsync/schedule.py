@@ -21,7 +21,7 @@ NTSC_TOLERANCE = Fraction(5, 1000)
 MAX_UNIT_DURATION = 0.24
 # Sentences of the training corpus end in four words, and a single unit before silence is taken for an end of theirs: a
 # last /u/ was shut and not rounded. A vowel that a phrase ends with is two units, if neither is shorter than this, and
-# the second is what a diphthong ends in: no sentence ends in /oʊ/ either, and "no" was not rounded at all.
+# the last of /oʊ/ is /u/: no sentence ends in it either, and "no" was not rounded at all.
 MIN_UNIT_DURATION = 0.03
 # Silent units before the first and after the last, so that speech begins and ends in the resting face: one more than
 # keyframes look about at most (phase 3 of training), since the outermost one that is shown must see silence alone.
@@ -117,7 +117,7 @@ def timed_units(track: PhonemeTrack, mapping: VisualMapping, duration: float) ->
     """The visual units of a track, without gaps from 0 to `duration` seconds: what keyframes are generated for.
 
     Gaps are silence; phonemes longer than 0.24 s become several units of equal length, and so does a vowel before
-    silence, whose last is the unit that it ends in.
+    silence, whose last unit is `VisualMapping.last_unit_id`.
     """
     silent, units, position = mapping.unit_id(SILENCE), [], 0.0
     following = [mapping.unit_id(phoneme.symbol) for phoneme in track][1:] + [silent]
@@ -133,7 +133,7 @@ def timed_units(track: PhonemeTrack, mapping: VisualMapping, duration: float) ->
             add(silent, position, phoneme.start)
         ends = following[index] == silent or track[index + 1].start > phoneme.end + 1e-3
         lasting = mapping.is_vowel(phoneme.symbol) and phoneme.duration >= 2 * MIN_UNIT_DURATION
-        split = (2, mapping.end_unit_id(phoneme.symbol)) if ends and lasting else ()
+        split = (2, mapping.last_unit_id(phoneme.symbol)) if ends and lasting else ()
         add(mapping.unit_id(phoneme.symbol), phoneme.start, phoneme.end, *split)
         position = phoneme.end
     if duration > position + 1e-3 or not units:

@@ -232,18 +232,36 @@ def narrowed(points, share):
 
 
 def test_rounded_lips_hide_teeth_unless_they_are_wide_open():
-    def brightest(drawn, opening, share):
+    def down_the_mouth(drawn, opening, share):
         points = narrowed(face(opening), share)
         upper, lower = (points[0, lip, 1].item() for lip in (13, 14))
         heights = torch.arange(upper + 1, lower - 1, 0.1)
         x = (points[0, 13, 0] + 4 * millimetre()).expand_as(heights)
-        return drawn.draw(torch.stack([x, heights], -1)[None, :, None], points, 0.1).mean(1).max().item()
+        places = torch.stack([x, heights], -1)[None, :, None]
+        return drawn.draw(places, points, 0.1)[0, :, :, 0].mean(0), drawn.kept(places, points)
 
-    for drawn in (interior(), interior(at_rest=0.06, teeth=torch.tensor([230.0, 220.0, 205.0]))):
-        usual = brightest(drawn, 0.03, 0.0)
-        assert brightest(drawn, 0.03, 0.03) == pytest.approx(usual, rel=0.02)
-        assert brightest(drawn, 0.03, 0.25) < 0.6 * usual
-        assert brightest(drawn, 0.15, 0.25) > 0.9 * usual
+    hidden, smile = interior(), interior(at_rest=0.06, teeth=torch.tensor([230.0, 220.0, 205.0]))
+    for drawn in (hidden, smile):
+        usual, _ = down_the_mouth(drawn, 0.03, 0.0)
+        assert down_the_mouth(drawn, 0.03, 0.03)[0].max().item() == pytest.approx(usual.max().item(), rel=0.02)
+        assert down_the_mouth(drawn, 0.03, 0.25)[0].max() < 0.6 * usual.max()
+        assert down_the_mouth(drawn, 0.15, 0.25)[0].max() > 0.9 * usual.max()
+    # Below the upper lip there is less of them, and of a smile's own nothing.
+    ends = [edges(down_the_mouth(hidden, 0.05, share)[0])[0].item() / 10 for share in (0.0, 0.14)]
+    assert ends[1] < ends[0] - 1.2 * millimetre()
+    shares = [max(share.max().item() for _, share, _ in down_the_mouth(smile, 0.03, s)[1]) for s in (0.0, 0.25)]
+    assert shares[0] > 0.9 and shares[1] == 0
+
+
+@pytest.mark.parametrize("articulation", [0.5, 2.0])
+def test_lips_are_as_rounded_however_far_they_are_told_to_go(articulation):
+    picture, points = SKIN[:, None, None].expand(1, 3, SIZE, SIZE).clone(), face()
+    usual, told = (MouthInterior(picture, points, SIZE, articulation=far) for far in (1.0, articulation))
+    for opening, share in ((0.02, 0.11), (0.05, 0.09), (0.03, 0.25)):
+        as_usual = usual.rounded(narrowed(face(opening), share))
+        assert as_usual > 0.02
+        far = told.rounded(narrowed(face(articulation * opening), articulation * share))
+        assert far.item() == pytest.approx(as_usual.item(), abs=0.03)
 
 
 def test_what_was_seen_of_people_counts_as_rounded_sooner_and_smiles_later():
@@ -273,3 +291,24 @@ def test_a_raised_tongue_is_seen_below_the_upper_teeth():
     below_teeth = (heights > upper + 6 * millimetre()) & (heights < upper + 8 * millimetre())
     assert raised[below_teeth].mean() > 1.3 * low[below_teeth].mean()
     assert torch.equal(low[:20], raised[:20]), "the upper teeth stay before it"
+
+
+def test_between_the_teeth_the_tip_covers_them_from_the_lower_lip_up():
+    drawn, points = interior(at_rest=0.06, teeth=torch.tensor([230.0, 220.0, 205.0])), face(0.02)
+    upper, lower = (points[0, lip, 1].item() for lip in (13, 14))
+    heights = torch.arange(upper + 1, lower - 0.5, 0.1)
+    x = (points[0, 13, 0] + 2 * millimetre()).expand_as(heights)
+    places = torch.stack([x, heights], -1)[None, :, None]
+
+    def redness(height):
+        colour = drawn.draw(places, points, 0.1, torch.tensor([height]))[0, :, :, 0]
+        return colour[0] / colour[1]
+
+    teeth, tip = redness(0.8), redness(1.0)
+    assert (tip[-8:] > 1.4 * teeth[-8:]).all(), "on the lower lip"
+    kept = [drawn.kept(places, points, torch.tensor([height]))[1][1][0, 0, :, 0] for height in (0.8, 1.0)]
+    assert (kept[1][-8:] < 0.1 * kept[0][-8:]).all() and kept[0][-8:].min() > 0.5
+    beyond = drawn.draw(places + torch.tensor([14 * millimetre(), 0.0]), points, 0.1, torch.tensor([1.0]))
+    torch.testing.assert_close(
+        beyond, drawn.draw(places + torch.tensor([14 * millimetre(), 0.0]), points, 0.1), atol=40, rtol=0
+    )

@@ -186,13 +186,33 @@ def test_motion_fades_before_the_crop_ends(tokenizer):
     assert renderer.fade.max() == 1
 
 
-def test_frames_do_not_depend_on_their_company(tokenizer):
-    image, alignment = portrait(200, 200)
+@pytest.mark.parametrize("height", [70, 200])
+def test_frames_do_not_depend_on_their_company(tokenizer, height):
+    """Neither painted nor drawn ones."""
+    image, alignment = portrait(height, height, face=0.9)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
-    codes, eyes = torch.tanh(torch.randn(5, 16, 10)), torch.linspace(0, 1, 5)
-    together = renderer.render(codes, eyes)
-    alone = np.concatenate([renderer.render(codes[i : i + 1], eyes[i : i + 1]) for i in range(5)])
-    assert np.abs(together.astype(int) - alone).max() <= 1
+    assert renderer.mouth.drawn == (height == 200)
+    codes, eyes, tongue = torch.tanh(torch.randn(5, 16, 10)), torch.linspace(0, 1, 5), torch.linspace(1, 0, 5)
+    together = renderer.render(codes, eyes, tongue_heights=tongue)
+    alone = [renderer.render(codes[i : i + 1], eyes[i : i + 1], tongue_heights=tongue[i : i + 1]) for i in range(5)]
+    assert np.abs(together.astype(int) - np.concatenate(alone)).max() <= 1
+
+
+def test_the_tongue_is_seen_inside_the_mouths_of_large_faces_alone(tokenizer, monkeypatch):
+    jaw = [ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS] + [152]
+
+    def opened(reference, *others):
+        return reference.index_add(1, torch.tensor(jaw), torch.tensor([0.0, 0.08]).expand(len(reference), len(jaw), 2))
+
+    monkeypatch.setattr(tokenizer.transfer, "forward", opened)
+    for height in (70, 300):
+        image, alignment = portrait(height, height, face=0.9)
+        renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+        low, raised = renderer.render(torch.zeros(2, 16, 10), tongue_heights=torch.tensor([0.0, 0.8]))
+        changed = np.argwhere((low != raised).any(-1))[:, ::-1]
+        assert (len(changed) > 100) == (height == 300)
+    (left, top), (right, bottom) = alignment.landmarks[[78, 308, 13]].min(0), alignment.landmarks[[78, 308, 14]].max(0)
+    assert (changed >= (left - 2, top - 2)).all() and (changed <= (right + 2, bottom + 0.12 * 300)).all()
 
 
 def test_both_crops_draw(tokenizer):

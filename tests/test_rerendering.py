@@ -62,6 +62,18 @@ def speech_of(video, track):
     return Speech(track, video.audio, video.sampling_rate, track.language)
 
 
+def test_a_large_face_is_the_same_as_rendering_everything_with_its_tongue(talk, portrait):
+    large = portrait.repeat(3, 0).repeat(3, 1)
+    video = talk(large, text="Little lads like all the land.", seed=4, fps=12)
+    track = copy.deepcopy(video.track)
+    other_sound(track)
+    again = talk.rerender(video, track)
+    everything = talk(large, speech=speech_of(video, track), seed=4, fps=12)
+    changed = talk.changed_frames(video.making, speech_of(video, track))
+    assert 0 < len(changed) < len(video.frames)
+    assert np.array_equal(again.frames, everything.frames)
+
+
 @pytest.mark.parametrize(
     "edit, motion", [(longer, "subtle"), (other_sound, "subtle"), (missing, "subtle"), (longer, "still")]
 )

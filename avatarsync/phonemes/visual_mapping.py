@@ -24,6 +24,7 @@ NUM_UNITS = 24
 SILENT_UNIT = "SIL"
 # Units of vowels; "R" is that of r-coloured ones, too.
 VOWEL_UNITS = frozenset(("AA", "AE", "AH", "AO", "AW", "AY", "EH", "EY", "IH", "IY", "OW", "R", "UW"))
+# What diphthongs of the unit "OW" end in.
 _CLOSE_ROUNDED = ("u", "ʊ", "w", "W")
 _TABLE = Path(__file__).parent / "tables" / "visual_units.json"
 # Combining marks, modifier letters and symbols (stress, length, tone letters), digits (tones), punctuation.
@@ -66,10 +67,12 @@ class VisualMapping:
         """Whether a phoneme symbol has a vowel's unit, as the package's table names them."""
         return self.unit(symbol) in VOWEL_UNITS
 
-    def end_unit_id(self, symbol: str) -> int:
-        """Id of the unit that a phoneme symbol ends in: of /oʊ/, however it is written, that of /u/; else its own."""
-        closes = len(_base(symbol)) > 1 and _base(symbol)[-1] in _CLOSE_ROUNDED
-        return self.unit_id(_CLOSE_ROUNDED[0] if closes and self.unit(symbol) == "OW" else symbol)
+    def last_unit_id(self, symbol: str) -> int:
+        """Id of the unit that a phoneme symbol ends in: of /oʊ/, however it is written, that of /u/; else its own.
+        Units are named as in the package's table."""
+        own, base = self.unit(symbol), _base(symbol)
+        closes = own == "OW" and len(base) > 1 and base[-1] in _CLOSE_ROUNDED
+        return self._ids.get("UW", self._ids[own]) if closes else self._ids[own]
 
     def unit_ids(self, track: Iterable[Phoneme]) -> list[int]:
         """Ids of the visual units of a track's phonemes, one each."""

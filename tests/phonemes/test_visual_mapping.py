@@ -78,7 +78,16 @@ def test_unknown_symbols_are_neutral(mapping):
     ],
 )
 def test_what_a_vowel_ends_in(mapping, symbol, end):
-    assert mapping.units[mapping.end_unit_id(symbol)] == end
+    assert mapping.units[mapping.last_unit_id(symbol)] == end
+
+
+def test_without_a_unit_of_u_a_vowel_ends_in_its_own(mapping):
+    table = mapping.to_dict()
+    renamed = {"UW": "ROUND"}
+    table["units"] = [renamed.get(unit, unit) for unit in table["units"]]
+    table["phonemes"]["ROUND"] = table["phonemes"].pop("UW")
+    other = VisualMapping.from_dict(table)
+    assert other.last_unit_id("oʊ") == other.unit_id("oʊ")
 
 
 def test_unit_ids_of_a_track(mapping):

@@ -21,6 +21,9 @@ DRAWN_SCALES = (1.3, 1.5)
 # on faces of the crop's size, where nothing is enlarged, it would cost 0.1 dB and gain nothing.
 PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
 SHARPENED_DETAIL = 1.0  # cells
+# Rounded lips keep the light from what is behind them (`MouthInterior.rounded`), and the painter knows that of the man
+# of the videos alone: so much of everybody's paint gives way to the dark.
+ROUNDED_DARK = 0.8
 
 
 class MouthColours:
@@ -30,7 +33,8 @@ class MouthColours:
         image: portrait `(H, W, 3) uint8`.
         reference, landmarks: of this portrait; landmarks `(1, 468, 2)` in fractions of the crop, as they were found.
         matrix: `(2, 3)`, portrait → crop.
-        only_paint: whether to paint however large the face is, by a painter that knows this mouth.
+        only_paint: whether to paint however large the face is, by a painter that knows this mouth, and to change
+            nothing about it.
         articulation: how far lips and jaw will go, 1 as far as codes say.
 
     Attributes:
@@ -51,31 +55,37 @@ class MouthColours:
         self.sharpening = PAINT_SHARPENING * self._share_between(SHARPENED_SCALES)
         self.own_teeth = OwnTeeth.of_portrait(image, reference, matrix) if self.sharpening else None
         self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
-        self.interior = None
-        if self.drawn:
-            own = reference.pixels.float() + 1, landmarks * self.size, self.size
-            self.interior = MouthInterior(*own, white=2.0, articulation=articulation)
+        self.rounded_dark = 0.0 if only_paint else ROUNDED_DARK
+        own = reference.pixels.float() + 1, landmarks * self.size, self.size
+        self.interior = MouthInterior(*own, white=2.0, articulation=articulation)
 
     def _share_between(self, scales: tuple[float, float]) -> float:
         """0 for faces that are enlarged by the first of two scales or less, 1 from the second on."""
         least, most = scales
         return float(np.clip((1 / self.pixel - least) / (most - least), 0, 1))
 
-    def painted(self, paint: torch.Tensor, lookup: torch.Tensor) -> torch.Tensor:
-        """The decoder's paint `(B, 3, S, S)` at places `(B, h, w, 2)` in the crop: `(B, 3, h, w)` in [-1, 1]."""
-        copies = None if self.own_teeth is None else self.own_teeth.copies(paint)
-        paint = look_up(self._sharpened(paint.float(), copies), lookup, "bicubic", "border")
-        return paint if copies is None else paint + look_up(copies, lookup) * self.own_teeth.at(lookup)
-
-    def interior_at(
-        self, landmarks: torch.Tensor, lookup: torch.Tensor, tongue_heights: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The same, drawn, with what the portrait shows between its lips.
+    def painted_at(self, lookup: torch.Tensor, landmarks: torch.Tensor, paint: torch.Tensor) -> torch.Tensor:
+        """The inside of the mouth, painted: `(B, 3, h, w)` in [-1, 1].
 
         Args:
+            lookup: places `(B, h, w, 2)` in the crop, which is [-1, 1].
             landmarks: `(B, 468, 2)` in fractions of the crop, of the face as it speaks.
-            tongue_heights: see `MouthInterior.draw`.
+            paint: the decoder's `(B, 3, S, S)`.
         """
+        copies = None if self.own_teeth is None else self.own_teeth.copies(paint)
+        paint = look_up(self._sharpened(paint.float(), copies), lookup, "bicubic", "border")
+        if copies is not None:
+            paint = paint + look_up(copies, lookup) * self.own_teeth.at(lookup)
+        if not self.rounded_dark:
+            return paint
+        dark = self.rounded_dark * self.interior.rounded(landmarks.float() * self.size)[:, None]
+        return torch.lerp(paint, self.interior.dark - 1, dark)
+
+    def drawn_at(
+        self, lookup: torch.Tensor, landmarks: torch.Tensor, tongue_heights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same, drawn, with what the portrait shows between its lips; `tongue_heights` as `MouthInterior.draw`
+        takes them."""
         places, points = (lookup + 1) * (self.size / 2) - 0.5, landmarks.float() * self.size
         drawn = self.interior.draw(places, points, self.pixel, tongue_heights) - 1
         if self.own_teeth is None or not self.interior.own.any():

@@ -317,10 +317,11 @@ class FaceRenderer:
             drawing, line, *paint = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
             before = mouth
             if drawn < 1:
-                mouth = mouth + paint[0] * ((self.mouth.painted(decoded.paint, lookup) + 1) * 127.5 - before)
+                inside = self.mouth.painted_at(lookup, decoded.landmarks, decoded.paint)
+                mouth = mouth + paint[0] * ((inside + 1) * 127.5 - before)
             if drawn:
-                interior = self.mouth.interior_at(decoded.landmarks, lookup, tongue_heights)
-                mouth = mouth + drawing * ((interior + 1) * 127.5 - before)
+                inside = self.mouth.drawn_at(lookup, decoded.landmarks, tongue_heights)
+                mouth = mouth + drawing * ((inside + 1) * 127.5 - before)
             before.copy_(darken(mouth, line, 0.0))
         if shaded is not None:
             within(shaded).add_(look_up(shading, self._lookup(*shaded, head_poses, len(part))), alpha=127.5)

@@ -198,6 +198,32 @@ def test_frames_do_not_depend_on_their_company(tokenizer, height):
     assert np.abs(together.astype(int) - np.concatenate(alone)).max() <= 1
 
 
+def test_rounded_lips_are_dark_inside_but_for_a_painter_that_knows_the_mouth(tokenizer, monkeypatch):
+    lips = [point for ring in face_mesh.LIP_RINGS for point in ring]
+    lower = [ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS]
+    narrowed = [0.0]
+
+    def opened(reference, *others):
+        moved = reference.index_add(
+            1, torch.tensor(lower), torch.tensor([0.0, 0.03]).expand(len(reference), len(lower), 2)
+        )
+        middle = moved[:, 13:14, 0]
+        moved[:, lips, 0] = middle + (1 - narrowed[0]) * (moved[:, lips, 0] - middle)
+        return moved
+
+    monkeypatch.setattr(tokenizer.transfer, "forward", opened)
+    image, alignment = portrait(70, 70, face=0.9)
+    image = np.full_like(image, 200)
+    row, column = ((alignment.landmarks[13] + alignment.landmarks[14]) / 2 + (0, 0.015 * 70)).round().astype(int)[::-1]
+    seen = {}
+    for only_paint in (False, True):
+        renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", only_paint=only_paint)
+        for narrowed[0] in (0.0, 0.25):
+            seen[only_paint, narrowed[0]] = renderer.render(torch.zeros(1, 16, 10))[0, row, column].mean()
+    assert seen[False, 0.0] == seen[True, 0.0]
+    assert seen[False, 0.25] < 0.7 * seen[True, 0.25]
+
+
 def test_the_tongue_is_seen_inside_the_mouths_of_large_faces_alone(tokenizer, monkeypatch):
     jaw = [ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS] + [152]
 

@@ -107,10 +107,11 @@ TONGUE_DEPTHS, TONGUE_LIGHTS = (5.0, 2.0), (0.8, 1.0)
 TIP_BETWEEN_TEETH, TIP_THICKNESS, TIP_WIDTH, TIP_SOFTNESS = 0.85, 3.5, 13.0, 1.0
 SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # Rounded lips are pushed forward: the teeth lie deep behind them, in the dark, and the upper lip hangs lower before
-# them. Lips are rounded that are narrower by the first share of their width, and fully by the second; with gaps from
-# so many mm on they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of
-# the upper teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
-ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.06, 0.17), (7.0, 13.0), 0.6, 4.0
+# them. Lips are rounded that are narrower by the first share of their width, and fully by the second. With
+# gaps up to the first, in mm, they are shut, and there is nothing to darken but the line between them; from the third to
+# the fourth they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of the
+# upper teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
+ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.06, 0.17), (1.0, 3.0, 7.0, 13.0), 0.6, 4.0
 # Close to the upper and to the lower lip there is so much light; all of it is there so many mm further. It begins a
 # little behind the lip's edge, which is soft.
 LIP_LIGHTS, LIP_REACHES, LIP_STARTS = (0.45, 0.85), (4.0, 2.0), (0.8, 0.5)
@@ -233,9 +234,9 @@ class MouthInterior:
         height = self._level(landmarks[:, None, [INNER_LIPS[5], INNER_LIPS[15]]])[1]  # (B, 1, 2)
         gap = (height[..., :1] - height[..., 1:]) / self.mm
         narrowed, gap = narrowed / self.articulation, gap / self.articulation
-        least, most = ROUNDED_WIDTHS
-        narrow, wide = ROUNDED_GAPS
-        return smooth_step((narrowed - least) / (most - least)) * smooth_step((wide - gap) / (wide - narrow))
+        rounded = smooth_step((narrowed - ROUNDED_WIDTHS[0]) / (ROUNDED_WIDTHS[1] - ROUNDED_WIDTHS[0]))
+        shut, ajar, narrow, wide = ROUNDED_GAPS
+        return rounded * smooth_step((gap - shut) / (ajar - shut)) * smooth_step((wide - gap) / (wide - narrow))
 
     def draw(
         self, places: torch.Tensor, landmarks: torch.Tensor, pixel: float, tongue_heights: torch.Tensor | None = None

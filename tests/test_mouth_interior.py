@@ -267,12 +267,13 @@ def test_lips_are_as_rounded_however_far_they_are_told_to_go(articulation):
 def test_what_was_seen_of_people_counts_as_rounded_sooner_and_smiles_later():
     picture, points = SKIN[:, None, None].expand(1, 3, SIZE, SIZE).clone(), face()
     foretold, seen = (MouthInterior(picture, points, SIZE, foretold=how) for how in (True, False))
-    slightly = narrowed(points, 0.08)
+    opened = face(0.03)
+    slightly = narrowed(opened, 0.08)
     assert seen.rounded(slightly) > foretold.rounded(slightly) + 0.2
-    smile = narrowed(points, -0.3)
-    smiling = MouthInterior(picture, smile, SIZE)
-    assert smiling.rounded(narrowed(smile, 0.12)) == 0 < foretold.rounded(narrowed(points, 0.12))
-    assert smiling.rounded(narrowed(points, 0.12)) > 0.9
+    smiling = MouthInterior(picture, narrowed(points, -0.3), SIZE)
+    assert smiling.rounded(narrowed(opened, 1 - 1.3 * 0.88)) == 0 < foretold.rounded(narrowed(opened, 0.12))
+    assert smiling.rounded(narrowed(opened, 0.12)) > 0.9
+    assert foretold.rounded(narrowed(points, 0.12)) == 0, "shut"
 
 
 def test_a_raised_tongue_is_seen_below_the_upper_teeth():

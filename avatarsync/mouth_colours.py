@@ -23,7 +23,7 @@ PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
 SHARPENED_DETAIL = 1.0  # cells
 # Rounded lips keep the light from what is behind them (`MouthInterior.rounded`), and the painter knows that of the man
 # of the videos alone: so much of everybody's paint gives way to the dark.
-ROUNDED_DARK = 0.8
+ROUNDED_DARK = 0.5
 
 
 class MouthColours:

@@ -107,10 +107,10 @@ TONGUE_DEPTHS, TONGUE_LIGHTS = (5.0, 2.0), (0.8, 1.0)
 TIP_BETWEEN_TEETH, TIP_THICKNESS, TIP_WIDTH, TIP_SOFTNESS = 0.85, 3.5, 13.0, 1.0
 SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # Rounded lips are pushed forward: the teeth lie deep behind them, in the dark, and the upper lip hangs lower before
-# them. Lips are rounded that are narrower by the first share of their width, and fully by the second. With
-# gaps up to the first, in mm, they are shut, and there is nothing to darken but the line between them; from the third to
-# the fourth they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of the
-# upper teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
+# them. Lips are rounded that are narrower by the first share of their width, and fully by the second. With gaps up to
+# the first, in mm, they are shut, and there is nothing to darken but the line between them; from the third to the
+# fourth they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of the upper
+# teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
 ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.06, 0.17), (1.0, 3.0, 7.0, 13.0), 0.6, 4.0
 # Close to the upper and to the lower lip there is so much light; all of it is there so many mm further. It begins a
 # little behind the lip's edge, which is soft.

@@ -101,7 +101,7 @@ def test_a_persons_mouth_is_painted_however_large_the_face(talk, adapters, portr
     class Renderer(FaceRenderer):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            made.append(self.drawn)
+            made.append(self.mouth.drawn)
 
     monkeypatch.setattr("avatarsync.pipelines.talking_head.FaceRenderer", Renderer)
     large = np.kron(portrait, np.ones((2, 2, 1), np.uint8))

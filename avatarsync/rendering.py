@@ -267,7 +267,7 @@ class FaceRenderer:
         rows, columns = box
         lookup = self._lookup(rows, columns, head_poses, len(decoded.flow))
         cells = decoded.flow.float()
-        flow = F.grid_sample(cells, lookup, padding_mode="zeros", align_corners=False)
+        flow = look_up(cells, lookup)
         seam_box, seam = self._box(F.pad(seams(cells), (0, 0, 0, 1))), None
         fade = self.fade[0, 0, rows, columns]
         if seam_box is not None:

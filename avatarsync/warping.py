@@ -157,5 +157,5 @@ def soften(mask: torch.Tensor, sigma: float) -> torch.Tensor:
 def look_up(
     fields: torch.Tensor, lookup: torch.Tensor, mode: str = "bilinear", padding: str = "zeros"
 ) -> torch.Tensor:
-    """Fields `(B, C, R, R)` over the crop at places `(B, h, w, 2)` in it."""
+    """Fields `(B, C, R, R)` over the crop at places `(B, h, w, 2)` in it; the crop is [-1, 1]."""
     return F.grid_sample(fields.float(), lookup, mode=mode, padding_mode=padding, align_corners=False)

@@ -46,6 +46,12 @@ SHUT_GAP, NARROWED_GAP, ROUNDED_GAP = 0.006, 0.02, 0.012
 # width they gain in height. Gaps at the corners are less by the share, and lips thicker, all of it where they are
 # apart by the third value: shut ones that are drawn thicker than they are look ajar.
 ROUNDED_SIDES, ROUNDED_HEIGHT, FULLER_GAP = 0.8, 0.4, 0.015
+# What phonemes ask for (`articulators.py`): pursed lips are narrower by at least the first share, and their corners
+# lose the second of how far a smile has raised them; parted lips are at least so far apart in the middle. Bitten ones
+# are so far apart, whatever the expression says; the upper lip makes a share of that, which shows the teeth, and so
+# much of the lower one's height is under them.
+PURSED_SHARE, FLATTENED_SHARE, PARTED_GAP = 0.2, 0.8, 0.024
+BITTEN_GAP, BITTEN_UPPER_SHARE, BITTEN_UNDER = 0.018, 0.8, 0.3
 # Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
 TOUCHING_GAP, OPEN_GAP = 0.004, 0.01
 # Lips of a smile that shuts are pressed together: so much of their height is lost. At their full height, what is drawn
@@ -92,6 +98,9 @@ class ExpressionTransfer(nn.Module):
         for right, left, share in JAW_LINE:
             points += [right, left]
             shares += [share, share]
+        # Places on the inner lips, from -1 in the right corner to 1 in the left one, and back.
+        along = torch.cat([torch.linspace(-1, 1, 11), torch.linspace(1, -1, 11)[1:-1]])
+        self.register_buffer("along", along, persistent=False)  # (20,)
         self.register_buffer("jaw_line", torch.tensor(points), persistent=False)
         self.register_buffer("jaw_shares", torch.tensor(shares), persistent=False)
         for name, still_above, moving_below in (
@@ -108,6 +117,7 @@ class ExpressionTransfer(nn.Module):
         reference_expression: torch.Tensor,
         foretold: bool = False,
         articulation: float = 1.0,
+        lips: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Target landmarks `(B, 468, 2)`.
 
@@ -119,6 +129,8 @@ class ExpressionTransfer(nn.Module):
                 are (`eyelids` lets them blink).
             articulation: of what is foretold: how far lips and jaw go, 1 as far as foretold. Lips that close do so
                 whatever it is.
+            lips: `(B, 3)` of what is foretold: how pursed, bitten and parted lips are at least, see `articulators`;
+                None for as the expression says.
         """
         if foretold:
             motion = self._evened(expression - reference_expression)
@@ -131,12 +143,13 @@ class ExpressionTransfer(nn.Module):
         down = motion[:, CHIN, 1:] * self.jaw_shares  # (B, 16)
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
         target = reference + motion * mobility
-        lips = self._lips(reference, expression, reference_expression, gaps, articulation, foretold)  # (B, 4, 20, 2)
+        asked = reference.new_zeros(len(reference), 3) if lips is None or not foretold else lips
+        rings = self._lips(reference, expression, reference_expression, gaps, articulation, foretold, asked)
         # The skin around the mouth follows what the lips do beyond the common motion.
         outer = list(OUTER_LIPS)
-        excess = lips[:, 0] - target[:, outer]
+        excess = rings[:, 0] - target[:, outer]  # (B, 4, 20, 2) and (B, 20, 2)
         target = target + self.lip_pull @ excess
-        target = target.index_copy(1, self._index(LIP_RINGS), lips.flatten(1, 2))
+        target = target.index_copy(1, self._index(LIP_RINGS), rings.flatten(1, 2))
         if foretold:
             return target
         for upper, lower in (
@@ -155,9 +168,10 @@ class ExpressionTransfer(nn.Module):
     def _index(self, groups) -> torch.Tensor:
         return torch.tensor([i for group in groups for i in group], device=self.neutral.device)
 
-    def _lips(self, reference, expression, reference_expression, gaps, articulation, foretold):
+    def _lips(self, reference, expression, reference_expression, gaps, articulation, foretold, asked):
         """Lip rings `(B, 4, 20, 2)` of the target, never crossing each other, with gaps of those `(B, 9)`, which are
-        not articulated yet."""
+        not articulated yet, and what is asked of them `(B, 3)`."""
+        pursed, bitten, parted = asked.to(reference).unbind(1)
         inner = list(INNER_LIPS)
         own_width, resting_width = mouth_width(reference), mouth_width(reference_expression)
         gain = FORETOLD_WIDTH_GAIN if foretold else 1.0
@@ -167,17 +181,24 @@ class ExpressionTransfer(nn.Module):
         released = rounded = torch.zeros_like(own_width)
         if foretold:
             narrowed = gain * (1 - mouth_width(expression) / resting_width)
+            lacking = pursed * (PURSED_SHARE * articulation - narrowed).clamp_min(0)
+            narrowed = narrowed + lacking
             released, rounded = smile_release(own_width, narrowed), rounded_share(narrowed)
             x, y = target_inner.unbind(-1)
-            target_inner = torch.stack([x - released[:, None] * (x - x.mean(1, keepdim=True)), y], -1)
+            x = x - (1 - (1 - released) * (1 - lacking))[:, None] * (x - x.mean(1, keepdim=True))
+            raised = FLATTENED_SHARE * pursed * _raised_corners(target_inner)
+            target_inner = torch.stack([x, y + raised[:, None] * self.along**2], -1)
         # How far lips are apart is said by the expression alone: a smile that shows its teeth closes, too.
         sides = torch.linspace(-1, 1, len(UPPER), device=gaps.device, dtype=gaps.dtype) ** 2
         gaps = gaps * (1 - ROUNDED_SIDES * rounded[:, None] * sides)
-        wanted_gap = articulation * shut(gaps, rounded[:, None]) + resting_gap(lip_gaps(reference))  # (B, 9)
+        wanted_gap = articulation * shut(gaps, rounded[:, None])  # (B, 9)
+        wanted_gap = torch.maximum(wanted_gap, articulation * PARTED_GAP * parted[:, None] * (1 - sides))
+        bite = BITTEN_GAP * bitten[:, None] * (1 - sides)
+        wanted_gap = (1 - bitten[:, None]) * wanted_gap + bite + resting_gap(lip_gaps(reference))
         change = wanted_gap - (target_inner[:, LOWER, 1] - target_inner[:, UPPER, 1])
         push = torch.zeros_like(target_inner[..., 1])
-        push[:, LOWER] = (1 - UPPER_LIP_SHARE) * change
-        push[:, UPPER] = -UPPER_LIP_SHARE * change
+        push[:, UPPER] = -UPPER_LIP_SHARE * (change - bite) - BITTEN_UPPER_SHARE * bite
+        push[:, LOWER] = change + push[:, UPPER]
         target_inner = target_inner + torch.stack([torch.zeros_like(push), push], -1)
         height = torch.ones_like(push)
         pressed = closing_share(lip_gaps(reference), wanted_gap)
@@ -185,6 +206,7 @@ class ExpressionTransfer(nn.Module):
         fuller = ROUNDED_HEIGHT * rounded * smooth_step(wanted_gap[:, 4] / (articulation * FULLER_GAP))
         fuller = (1 + fuller) / (1 - released)
         height[:, LOWER] = height[:, UPPER] = (1 - PRESSED_SHARE * pressed) * fuller[:, None]
+        height[:, LOWER] *= 1 - BITTEN_UNDER * bitten[:, None]
         height = torch.stack([torch.ones_like(height), height], -1)  # (B, 20, 2)
         rings = []
         for ring in LIP_RINGS[:-1]:
@@ -237,6 +259,12 @@ def resting_gap(gap: torch.Tensor) -> torch.Tensor:
     """What a reference's gap of touching lips measures; nothing for lips that are open."""
     open_share = ((gap - TOUCHING_GAP) / (OPEN_GAP - TOUCHING_GAP)).clamp(0, 1)
     return gap * (1 - open_share)
+
+
+def _raised_corners(inner: torch.Tensor) -> torch.Tensor:
+    """How much higher than their middle the corners of inner lips `(B, 20, 2)` are: `(B,)`, 0 where they are not."""
+    height = inner[..., 1]
+    return ((height[:, 5] + height[:, 15] - height[:, 0] - height[:, 10]) / 2).clamp_min(0)
 
 
 def _upper_lid(reference, target, share, upper, lower):

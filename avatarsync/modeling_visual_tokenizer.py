@@ -158,18 +158,20 @@ class VisualTokenizerModel(PreTrainedModel):
         foretold: bool = False,
         articulation: float = 1.0,
         painted: bool = True,
+        lips: torch.Tensor | None = None,
     ) -> DecoderOutput:
         """Codes `(B, K, D)` applied to a reference.
 
         Args:
             detail: flow and mask get `detail` cells per pixel of the crop, so that lips keep sharp edges in a large
                 picture.
-            foretold, articulation: as `ExpressionTransfer` takes them.
+            foretold, articulation, lips: as `ExpressionTransfer` takes them.
             painted: whether to paint. Without, half of a frame's arithmetic is saved, and the output has landmarks,
                 expression, flow, line and mouth alone.
         """
         expression = self.expression(codes)
-        landmarks = self.transfer(reference.landmarks, expression, reference.expression, foretold, articulation)
+        how = foretold, articulation, lips
+        landmarks = self.transfer(reference.landmarks, expression, reference.expression, *how)
         if not painted:
             return self._move(reference, landmarks, expression, detail)[0]
         return self.paint(codes, reference, landmarks, expression, detail)

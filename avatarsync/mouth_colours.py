@@ -9,9 +9,13 @@ nobody sees, and painting takes 7 ms a frame.
 import numpy as np
 import torch
 
+from .expression_transfer import RESTING_WIDTH
+from .lip_edges import mouth_width
 from .modeling_visual_tokenizer import Reference
 from .mouth_interior import MouthInterior
 from .own_teeth import OwnTeeth
+from .smooth_step import smooth_step
+from .teeth_colour import shaded
 from .warping import look_up, soften
 
 # Faces enlarged by the first value have the insides of their mouths painted, from the second on drawn.
@@ -23,7 +27,10 @@ PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
 SHARPENED_DETAIL = 1.0  # cells
 # Rounded lips keep the light from what is behind them (`MouthInterior.rounded`), and the painter knows that of the man
 # of the videos alone: so much of everybody's paint gives way to the dark.
-ROUNDED_DARK = 0.5
+ROUNDED_DARK = 0.4
+# Mouths up to the first width are at rest, from the second on they smile, of the crop's side. With a broad smile
+# everything is said like /i/.
+SMILING_WIDTHS = (RESTING_WIDTH, 0.335)
 
 
 class MouthColours:
@@ -39,6 +46,8 @@ class MouthColours:
 
     Attributes:
         drawn: how much of it is drawn, 0 to 1; the rest is painted.
+        lips: `(3,)`, how far lips do what phonemes ask for (`articulators.py`): as far as the inside is drawn, and
+            those of broad smiles are pursed even if it is painted.
     """
 
     def __init__(
@@ -56,6 +65,9 @@ class MouthColours:
         self.own_teeth = OwnTeeth.of_portrait(image, reference, matrix) if self.sharpening else None
         self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
         self.rounded_dark = 0.0 if only_paint else ROUNDED_DARK
+        least, most = SMILING_WIDTHS
+        smiling = 0.0 if only_paint else float(smooth_step((mouth_width(landmarks) - least) / (most - least)))
+        self.lips = landmarks.new_tensor([max(self.drawn, smiling), self.drawn, self.drawn])
         own = reference.pixels.float() + 1, landmarks * self.size, self.size
         self.interior = MouthInterior(*own, white=2.0, articulation=articulation)
 
@@ -78,8 +90,8 @@ class MouthColours:
             paint = paint + look_up(copies, lookup) * self.own_teeth.at(lookup)
         if not self.rounded_dark:
             return paint
-        dark = self.rounded_dark * self.interior.rounded(landmarks.float() * self.size)[:, None]
-        return torch.lerp(paint, self.interior.dark - 1, dark)
+        light = 1 - self.rounded_dark * self.interior.rounded(landmarks.float() * self.size)[:, None]
+        return shaded(paint + 1, light) - 1
 
     def drawn_at(
         self, lookup: torch.Tensor, landmarks: torch.Tensor, tongue_heights: torch.Tensor | None

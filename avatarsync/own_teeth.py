@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from .image_processing_face import invert_matrix, transform_points
 from .lip_edges import well_inside
 from .modeling_visual_tokenizer import Reference
+from .teeth_colour import shaded
 from .warping import soften
 
 SEEN_CELLS = 12  # of the crop, from which on teeth count as seen
@@ -78,5 +79,5 @@ class OwnTeeth:
             places = (places + 0.5) * (2 / self.copied.shape[-1]) - 1
             crop = self.copied.expand(len(places), -1, -1, -1)
             known = F.grid_sample(crop, places, mode="bicubic", padding_mode="border", align_corners=False)
-            drawn = torch.lerp(drawn, (known + self.at(places) + 1) * light - 1, share)
+            drawn = torch.lerp(drawn, shaded(known + self.at(places) + 1, light) - 1, share)
         return drawn

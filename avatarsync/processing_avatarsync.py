@@ -8,11 +8,11 @@ import torch
 from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
 
+from .articulators import unit_articulators
 from .configuration_avatarsync import AvatarSyncConfig
 from .errors import InvalidMappingError, InvalidTrackError
 from .phonemes import SILENCE, Speech, VisualMapping
 from .schedule import FrameSchedule, shown_keyframe_times, surround_with_rest, timed_units
-from .tongue import unit_heights
 
 BILABIAL = "m"  # its unit is /m b p/
 # Seconds of silence between words that are a pause; heads do not nod at less.
@@ -30,7 +30,7 @@ class ScheduledSpeech:
         keyframe_times: float64 `(T_s,)` seconds, when each unit is shown: see `shown_keyframe_times`.
         frames: the frames' schedule.
         silent_unit: id of the unit of silence.
-        tongue_heights: float64 `(T_s,)`, how far each unit raises the tip of the tongue: see `tongue`.
+        articulators: float64 `(T_s, 4)`, what each unit asks of tongue and lips: see `articulators`.
     """
 
     unit_ids: torch.Tensor
@@ -38,7 +38,7 @@ class ScheduledSpeech:
     keyframe_times: np.ndarray
     frames: FrameSchedule
     silent_unit: int
-    tongue_heights: np.ndarray
+    articulators: np.ndarray
 
     def spoken(self) -> np.ndarray:
         """Start and end `(N, 2)` in seconds of what is spoken without a pause, in order."""
@@ -90,7 +90,7 @@ class AvatarSyncProcessor(ProcessorMixin):
             shown_keyframe_times(units, self.mapping.unit_id(BILABIAL), frames.fps),
             frames,
             silent_unit,
-            unit_heights(self.mapping.units[unit.unit_id] for unit in units),
+            unit_articulators([self.mapping.units[unit.unit_id] for unit in units]),
         )
 
     def check_units(self, num_units: int) -> None:

@@ -191,7 +191,7 @@ class FaceRenderer:
         codes: torch.Tensor,
         eye_openness: torch.Tensor | None = None,
         head_poses: torch.Tensor | None = None,
-        tongue_heights: torch.Tensor | None = None,
+        articulators: torch.Tensor | None = None,
     ) -> np.ndarray:
         """Frames `(B, H, W, 3) uint8`.
 
@@ -199,12 +199,13 @@ class FaceRenderer:
             codes: `(B, K, D)`.
             eye_openness: `(B,)`, share of the portrait's own eye opening; None: as the portrait has them.
             head_poses: `(B, 4)` as `head_motion.head_poses` returns them, for a renderer made with `moving_head`.
-            tongue_heights: `(B,)` as `tongue.tongue_heights` returns them, for mouths that are drawn; None: low.
+            articulators: `(B, 4)` as `articulators.articulators_at` returns them, for mouths that are drawn; None: the
+                tongue is low, and lips do what codes say.
         """
         if self.strips is None:
             self.prepare()
         batch = len(codes)
-        decoded = self._decode(codes)
+        decoded = self._decode(codes, articulators)
         frames = np.repeat(self.image[None], batch, axis=0)
         height, width = frames.shape[1:3]
         part = frames[:, self.top : height, self.left : width]
@@ -228,7 +229,8 @@ class FaceRenderer:
                 other = self._fetch((grid[frame, row, column] + here.change)[None, None])[0, :, 0].T  # (N, 3)
                 drawn[frame, :, row, column] = torch.lerp(drawn[frame, :, row, column], other, here.share[:, None])
             _put(part[:, strip.rows, strip.columns], drawn)
-        self._draw_mouth(part, decoded, head_poses, tongue_heights)
+        tongue = None if articulators is None else articulators[:, 0]
+        self._draw_mouth(part, decoded, head_poses, tongue)
         if eye_openness is not None:
             self._draw_lids(part, 1 - eye_openness, head_poses)
         return frames
@@ -245,14 +247,16 @@ class FaceRenderer:
         # Bicubic interpolation overshoots.
         return fetched.clamp_(0.5, 255.5) if self.enlargement == 1 else fetched
 
-    def _decode(self, codes: torch.Tensor) -> DecoderOutput:
+    def _decode(self, codes: torch.Tensor, articulators: torch.Tensor | None) -> DecoderOutput:
         """What the decoder makes of codes `(B, K, D)`, the same whatever B: odd batches are filled up with copies."""
         batch, missing = len(codes), -len(codes) % BATCH_MULTIPLE
+        lips = None if articulators is None else articulators[:, 1:] * self.mouth.lips
         if missing:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
+            lips = None if lips is None else torch.cat([lips, lips[-1:].expand(missing, -1)])
         # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
         reference = self.reference.expand(len(codes))
-        how = {"foretold": True, "articulation": self.articulation, "painted": self.mouth.drawn < 1}
+        how = {"foretold": True, "articulation": self.articulation, "painted": self.mouth.drawn < 1, "lips": lips}
         decoded = self.tokenizer.decode(codes, reference, self.detail, **how)
         return DecoderOutput(**{name: value[:batch] for name, value in decoded.items()})
 

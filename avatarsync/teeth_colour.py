@@ -23,6 +23,10 @@ DARK_TEETH, BRIGHT_TEETH, LEAST_LIGHT, KNOWN_PIXELS = 0.6, 0.8, 0.6, 60
 RED_FLESH, PALE_TEETH = 0.78, 0.88
 SEEN_PIXELS = 12  # bright pixels of a mouth from which on its own teeth count as seen
 
+# What light there is in a mouth has been on flesh before: where little is left, it is red. Of light x, these powers of
+# it are left in red, green and blue. Grey, teeth in the shade look like bad ones.
+SHADE_POWERS = (0.85, 1.1, 1.15)
+
 
 def skin_colour(image: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     """Mean skin colour `(B, 3)` of pictures `(B, 3, H, H)` at landmarks `(B, 468, 2)` in pixels."""
@@ -97,6 +101,11 @@ def limit_green(paint: torch.Tensor, below: torch.Tensor, most: torch.Tensor) ->
     red, green, blue = paint.split(1, 1)
     excess = (green - most * red).clamp_min(0) / (1 + most)
     return torch.cat([red + excess, green - excess, blue], 1)
+
+
+def shaded(colours: torch.Tensor, light: torch.Tensor) -> torch.Tensor:
+    """Colours `(B, 3, h, w)`, black is 0, of which so much light `(B, 1, h, w)` is left, 0 to 1."""
+    return colours * light ** colours.new_tensor(SHADE_POWERS)[:, None, None]
 
 
 def _green_over_red(colours: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Rendering again after the phonemes were edited: only the frames that can change.
 
-A frame is a function of its two neighbouring keyframes and of the tongue at them, of its place between them, of the
-eyes and of the head's pose at its time. A keyframe is a function of the units that its attention reaches (Appendix
+A frame is a function of its two neighbouring keyframes and of tongue and lips at them, of its place between them, of
+the eyes and of the head's pose at its time. A keyframe is a function of the units that its attention reaches (Appendix
 A.4) and of its noise. So a frame whose share of all these is the same in two schedules is the same picture, and need
 not be drawn again. Where the attention is unbounded, every frame may depend on every unit.
 """
@@ -61,7 +61,7 @@ def changed_frames(model: AvatarSyncModel, before: Making, schedule: ScheduledSp
     if old is None or new is None:
         same = all(
             np.array_equal(getattr(earlier, name), getattr(schedule, name))
-            for name in ("unit_ids", "durations", "keyframe_times", "tongue_heights")
+            for name in ("unit_ids", "durations", "keyframe_times", "articulators")
         )
         return np.arange(0 if same else schedule.frames.num_frames)
     return np.flatnonzero((old != new).any(1))
@@ -76,7 +76,7 @@ def _ingredients(model: AvatarSyncModel, making: Making, schedule: ScheduledSpee
     units = np.stack([schedule.unit_ids.numpy(), schedule.durations.numpy()], 1).astype(np.float64)  # (T_s, 2)
     padded = np.pad(units, ((past_units, future_units), (0, 0)), constant_values=-1)
     windows = np.lib.stride_tricks.sliding_window_view(padded, past_units + 1 + future_units, 0)  # (T_s, 2, W)
-    keyframes = np.concatenate([windows.reshape(len(units), -1), schedule.tongue_heights[:, None]], 1)
+    keyframes = np.concatenate([windows.reshape(len(units), -1), schedule.articulators], 1)
     if making.options["temperature"] > 0:
         # Noise is drawn by the keyframe's number.
         keyframes = np.concatenate([keyframes, np.arange(len(units), dtype=np.float64)[:, None]], 1)
@@ -134,5 +134,5 @@ def select_frames(
         unit_ids=schedule.unit_ids[needed],
         durations=schedule.durations[needed],
         keyframe_times=schedule.keyframe_times[needed],
-        tongue_heights=schedule.tongue_heights[needed],
+        articulators=schedule.articulators[needed],
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from avatarsync.pipelines.solo_threads import ahead, compute_in, solo_threads
 
+from avatarsync.articulators import articulators_at
 from avatarsync.blinking import eye_openness
 from avatarsync.head_motion import head_poses
 from avatarsync.modeling_avatarsync import AvatarSyncModel
@@ -21,7 +22,6 @@ from avatarsync.outputs import Making
 from avatarsync.phonemes import PhonemeTrack, Speech
 from avatarsync.processing_avatarsync import ScheduledSpeech
 from avatarsync.rendering import BATCH_MULTIPLE, FaceRenderer
-from avatarsync.tongue import tongue_heights
 
 FRAMES_AT_ONCE = 8
 # Of the moving part of the picture: a face that fills a 4K picture is drawn frame by frame.
@@ -82,8 +82,8 @@ class FrameStream:
             at_once -= at_once % BATCH_MULTIPLE  # the renderer would fill it up
         times = schedule.frames.times()
         openness = poses = None
-        tongue = tongue_heights(times, schedule.keyframe_times, schedule.tongue_heights)
-        tongue = torch.from_numpy(tongue).to(device)
+        articulators = articulators_at(times, schedule.keyframe_times, schedule.articulators)
+        articulators = torch.from_numpy(articulators).to(device)
         if blink:
             openness = torch.from_numpy(eye_openness(times, seed, schedule.frames.duration)).to(device)
         if motion == "subtle":
@@ -107,7 +107,8 @@ class FrameStream:
                 while start < len(block):
                     part = block[start : start + size]
                     now = slice(position, position + len(part))
-                    yield part, *(None if all_of is None else all_of[now] for all_of in (openness, poses, tongue))
+                    others = (openness, poses, articulators)
+                    yield part, *(None if all_of is None else all_of[now] for all_of in others)
                     start, position, size = start + len(part), position + len(part), min(2 * size, at_once)
 
         with solo_threads(device, 1) as finding, solo_threads(device, MOST_DRAWING) as drawing:

@@ -118,7 +118,7 @@ def test_a_large_smile_keeps_its_own_teeth(tokenizer, monkeypatch):
 
     def lowered(reference):
         chin = torch.tensor([*(ring[i] for ring in face_mesh.LIP_RINGS for i in face_mesh.LOWER_LIP_POSITIONS), 152])
-        return reference.index_add(1, chin, torch.tensor([0.0, 0.03]).expand(len(reference), len(chin), 2))
+        return reference.index_add(1, chin, torch.tensor([0.0, 0.04]).expand(len(reference), len(chin), 2))
 
     frame = FaceRenderer(tokenizer, image, alignment, "pose_driven").render(torch.zeros(1, 16, 10))[0]
     kept = np.s_[top + 12 : bottom - 12, (left + right) // 2 - 30 : (left + right) // 2 + 30]
@@ -193,9 +193,10 @@ def test_frames_do_not_depend_on_their_company(tokenizer, height):
     image, alignment = portrait(height, height, face=0.9)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
     assert renderer.mouth.drawn == (height == 200)
-    codes, eyes, tongue = torch.tanh(torch.randn(5, 16, 10)), torch.linspace(0, 1, 5), torch.linspace(1, 0, 5)
-    together = renderer.render(codes, eyes, tongue_heights=tongue)
-    alone = [renderer.render(codes[i : i + 1], eyes[i : i + 1], tongue_heights=tongue[i : i + 1]) for i in range(5)]
+    codes, eyes = torch.tanh(torch.randn(5, 16, 10)), torch.linspace(0, 1, 5)
+    asked = torch.linspace(1, 0, 20).view(5, 4)
+    together = renderer.render(codes, eyes, articulators=asked)
+    alone = [renderer.render(codes[i : i + 1], eyes[i : i + 1], articulators=asked[i : i + 1]) for i in range(5)]
     assert np.abs(together.astype(int) - np.concatenate(alone)).max() <= 1
 
 
@@ -235,11 +236,28 @@ def test_the_tongue_is_seen_inside_the_mouths_of_large_faces_alone(tokenizer, mo
     for height in (70, 300):
         image, alignment = portrait(height, height, face=0.9)
         renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
-        low, raised = renderer.render(torch.zeros(2, 16, 10), tongue_heights=torch.tensor([0.0, 0.8]))
+        asked = torch.zeros(2, 4)
+        asked[1, 0] = 0.8
+        low, raised = renderer.render(torch.zeros(2, 16, 10), articulators=asked)
         changed = np.argwhere((low != raised).any(-1))[:, ::-1]
         assert (len(changed) > 100) == (height == 300)
     (left, top), (right, bottom) = alignment.landmarks[[78, 308, 13]].min(0), alignment.landmarks[[78, 308, 14]].max(0)
     assert (changed >= (left - 2, top - 2)).all() and (changed <= (right + 2, bottom + 0.12 * 300)).all()
+
+
+@pytest.mark.parametrize("height, smile, obeyed", [(70, 0.0, [0, 0, 0]), (70, 0.25, [1, 0, 0]), (300, 0.0, [1, 1, 1])])
+def test_phonemes_move_the_lips_of_faces_whose_mouths_are_drawn_and_purse_smiles(tokenizer, height, smile, obeyed):
+    image, alignment = portrait(height, height, face=0.9)
+    lips = [point for ring in face_mesh.LIP_RINGS for point in ring]
+    middle = alignment.landmarks[13, 0]
+    alignment.landmarks[lips, 0] = middle + (1 + smile) * (alignment.landmarks[lips, 0] - middle)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+    assert renderer.mouth.lips.tolist() == pytest.approx(obeyed)
+    asked = torch.cat([torch.zeros(3, 1), torch.eye(3)], 1)
+    frames = renderer.render(torch.zeros(4, 16, 10), articulators=torch.cat([torch.zeros(1, 4), asked]))
+    assert [(frame != frames[0]).any() for frame in frames[1:]] == [bool(share) for share in obeyed]
+    known = FaceRenderer(tokenizer, image, alignment, "pose_driven", only_paint=True)
+    assert not known.mouth.lips.any(), "an identity's own way of speaking is left to it"
 
 
 def test_both_crops_draw(tokenizer):

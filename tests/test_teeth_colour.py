@@ -9,6 +9,7 @@ from avatarsync.teeth_colour import (
     SKIN_TOLERANCE,
     greenest_teeth,
     limit_green,
+    shaded,
     skin_colour,
 )
 
@@ -72,3 +73,11 @@ def test_paint_may_be_as_green_as_what_it_covers():
     torch.testing.assert_close(limit_green(0.5 * below, below, most), 0.5 * below)
     greener = limit_green(below * torch.tensor([1.0, 1.5, 1.0]).view(1, 3, 1, 1), below, most)
     assert (greener[:, 1] / greener[:, 0]).item() == pytest.approx(1.3)
+
+
+def test_what_little_light_is_left_is_red():
+    colours = torch.full((1, 3, 1, 2), 200.0)
+    red, green, blue = shaded(colours, torch.tensor([1.0, 0.4]).view(1, 1, 1, 2))[0, :, 0].unbind(0)
+    assert red[0] == green[0] == blue[0] == 200
+    assert 200 > red[1] > 1.2 * green[1] > blue[1] > 0
+    assert (red[1] + green[1] + blue[1]).item() / 600 == pytest.approx(0.4, abs=0.02)

@@ -3,9 +3,13 @@ import torch
 
 from avatarsync import face_mesh
 from avatarsync.expression_transfer import (
+    BITTEN_GAP,
     EARS,
+    FLATTENED_SHARE,
     FORETOLD_WIDTH_GAIN,
+    PARTED_GAP,
     PRESSED_SHARE,
+    PURSED_SHARE,
     RESTING_WIDTH,
     SMILE_RELEASE,
     ExpressionTransfer,
@@ -285,6 +289,58 @@ def test_rounded_lips_are_pursed(face, transfer):
     assert thick == pytest.approx(1.4 * thin, rel=0.05)
     seen = shape(face, False), shape(narrowed(face, 0.1), False)
     torch.testing.assert_close(seen[0][0], seen[1][0], atol=2e-3, rtol=0)
+
+
+def asking(*values):
+    return torch.tensor([values])  # pursed, bitten, parted
+
+
+def test_lips_do_what_phonemes_ask_for_where_they_are_foretold(face, transfer):
+    for expression in (face, opened(face)):
+        usual = transfer(face, expression, face, foretold=True)
+        torch.testing.assert_close(transfer(face, expression, face, True, 1.0, asking(0.0, 0.0, 0.0)), usual)
+        seen = transfer(face, expression, face)
+        torch.testing.assert_close(transfer(face, expression, face, lips=asking(1.0, 1.0, 1.0)), seen)
+
+
+def test_pursed_lips_are_narrow_and_lose_their_smile(face, transfer):
+    def asked_width(expression, pursed, articulation=1.0):
+        drawn = transfer(face, expression, face, True, articulation, asking(pursed, 0.0, 0.0))
+        return (drawn[0, 308, 0] - drawn[0, 78, 0]).item() / (face[0, 308, 0] - face[0, 78, 0]).item()
+
+    assert asked_width(face, 1.0) == pytest.approx(1 - PURSED_SHARE, abs=0.01)
+    assert asked_width(face, 0.5) == pytest.approx(1 - PURSED_SHARE / 2, abs=0.01)
+    assert asked_width(face, 1.0, 0.5) == pytest.approx(1 - PURSED_SHARE / 2, abs=0.01)
+    narrower = narrowed(face, 0.15)
+    assert asked_width(narrower, 1.0) == pytest.approx(asked_width(narrower, 0.0), abs=1e-4), "codes do more"
+
+    smile = face.clone()
+    corners = [ring[i] for ring in face_mesh.LIP_RINGS for i in (0, 10)]
+    smile[:, corners, 1] -= 0.03
+    kept, lost = (transfer(smile, face, face, True, 1.0, asking(pursed, 0.0, 0.0)) for pursed in (0.0, 1.0))
+    heights = [(drawn[0, [13, 14], 1].mean() - drawn[0, [78, 308], 1].mean()).item() for drawn in (kept, lost)]
+    assert heights[1] == pytest.approx((1 - FLATTENED_SHARE) * heights[0], rel=0.05)
+
+
+def test_parted_lips_are_apart_and_bitten_ones_show_the_upper_teeth(face, transfer):
+    own = inner_gap(face).item()
+
+    def drawn(gap, *asked, articulation=1.0):
+        return transfer(face, opened(face, gap), face, True, articulation, asking(*asked))
+
+    for articulation in (1.0, 0.5):
+        parted = drawn(0.0, 0.0, 0.0, 1.0, articulation=articulation)
+        assert inner_gap(parted).item() - own == pytest.approx(articulation * PARTED_GAP, abs=1e-3)
+    wide = drawn(0.06, 0.0, 0.0, 1.0)
+    torch.testing.assert_close(wide, drawn(0.06, 0.0, 0.0, 0.0))
+    for gap in (0.0, 0.06):
+        bitten = drawn(gap, 0.0, 1.0, 0.0)
+        assert inner_gap(bitten).item() - own == pytest.approx(BITTEN_GAP, abs=1e-3)
+    bitten = drawn(0.0, 0.0, 1.0, 0.0)
+    raised, lowered = (away * (bitten[0, lip, 1] - face[0, lip, 1]).item() for lip, away in ((13, -1), (14, 1)))
+    assert raised > 0.7 * BITTEN_GAP and lowered < 0.3 * BITTEN_GAP
+    below = [(lips[0, 17, 1] - lips[0, 14, 1]).item() for lips in (bitten, face)]
+    assert below[0] < 0.8 * below[1]
 
 
 def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, transfer):

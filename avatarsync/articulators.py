@@ -1,0 +1,53 @@
+"""What phonemes say of the tongue and the lips beside the codes.
+
+Codes say how one man speaks. Nothing in them holds of the tongue, for faces whose mouths are drawn
+(`mouth_interior.py`), and of the lips they say what he does: on /u/ his mouth gets 4 % narrower, on /θ ð/ and /f v/
+his lips all but shut. Phoneticians say more, and it is what people read from lips: /u w/ are rounded, /θ ð/ show the
+tip of the tongue between the teeth, /f v/ the lower lip under the upper ones. `ExpressionTransfer` does at least that;
+where codes do more, they are followed.
+
+Consonants whose lips are free are as round as the vowels about them are, from one to the next. Between keyframes
+everything glides as lips do.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .schedule import locate
+from .smooth_step import smooth_step
+
+# By visual unit; none is 0. The tip of the tongue: 0 low, 1 between the teeth.
+TONGUE = {
+    "TH": 1.0, "L": 0.8, "T": 0.7, "S": 0.6, "CH": 0.5, "Y": 0.5, "IY": 0.5, "EY": 0.4, "IH": 0.4, "K": 0.3, "R": 0.3,
+    "EH": 0.25, "AY": 0.2, "AH": 0.15,
+}  # fmt: skip
+# How rounded lips are, and the units whose lips are as their neighbours'.
+PURSED = {"UW": 1.0, "W": 1.0, "OW": 0.75, "CH": 0.6, "AO": 0.5, "R": 0.4, "AW": 0.25}
+FREE = frozenset(("M", "T", "L", "S", "K"))
+# The lower lip under the upper teeth.
+BITTEN = {"F": 1.0}
+# Lips that are apart, so that one sees what is behind them.
+PARTED = {"TH": 1.0, "L": 0.5, "UW": 0.5, "OW": 0.5, "CH": 0.5, "R": 0.4, "W": 0.35}
+
+NAMES = ("tongue", "pursed", "bitten", "parted")
+
+
+def unit_articulators(units: Sequence[str]) -> np.ndarray:
+    """What visual units, by name, ask of `NAMES`: `(T_s, 4)` float64, 0 to 1 each."""
+    columns = [[table.get(unit, 0.0) for unit in units] for table in (TONGUE, PURSED, BITTEN, PARTED)]
+    bound = [index for index, unit in enumerate(units) if unit not in FREE]
+    if bound:
+        columns[1] = np.interp(np.arange(len(units)), bound, np.array(columns[1])[bound])
+    return np.stack(columns, 1) if len(units) else np.zeros((0, len(NAMES)))
+
+
+def articulators_at(times: np.ndarray, keyframe_times: np.ndarray, articulators: np.ndarray) -> np.ndarray:
+    """The same at `times` `(T,)` in seconds; float32 `(T, 4)`.
+
+    Args:
+        keyframe_times, articulators: `(T_s,)`, when each unit is shown, and `(T_s, 4)`, what it asks for.
+    """
+    left, right, relative, _ = locate(times, keyframe_times)
+    share = smooth_step(relative)[:, None]
+    return (articulators[left] * (1 - share) + articulators[right] * share).astype(np.float32)

@@ -6,8 +6,9 @@ his lips all but shut. Phoneticians say more, and it is what people read from li
 tip of the tongue between the teeth, /f v/ the lower lip under the upper ones. `ExpressionTransfer` does at least that;
 where codes do more, they are followed.
 
-Consonants whose lips are free are as round as the vowels about them are, from one to the next. Between keyframes
-everything glides as lips do.
+Consonants whose lips are free are as round as the vowels about them are, from one to the next, and what is between two
+rounded sounds for less than a tenth of a second is not said with spread lips. Between keyframes everything glides as
+lips do.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ TONGUE = {
 }  # fmt: skip
 # How rounded lips are, and the units whose lips are as their neighbours'.
 PURSED = {"UW": 1.0, "W": 1.0, "OW": 0.75, "CH": 0.6, "AO": 0.5, "R": 0.4, "AW": 0.25}
-FREE = frozenset(("M", "T", "L", "S", "K"))
+FREE = frozenset(("M", "T", "L", "S", "K", "Y"))
+# A unit is as rounded as the mean of those about it, by how near they are, in seconds; rounded ones count more.
+ROUNDING_REACH, ROUNDED_WEIGHT = 0.07, 3.0
 # The lower lip under the upper teeth.
 BITTEN = {"F": 1.0}
 # Lips that are apart, so that one sees what is behind them.
@@ -33,13 +36,27 @@ PARTED = {"TH": 1.0, "L": 0.5, "UW": 0.5, "OW": 0.5, "CH": 0.5, "R": 0.4, "W": 0
 NAMES = ("tongue", "pursed", "bitten", "parted")
 
 
-def unit_articulators(units: Sequence[str]) -> np.ndarray:
-    """What visual units, by name, ask of `NAMES`: `(T_s, 4)` float64, 0 to 1 each."""
-    columns = [[table.get(unit, 0.0) for unit in units] for table in (TONGUE, PURSED, BITTEN, PARTED)]
-    bound = [index for index, unit in enumerate(units) if unit not in FREE]
-    if bound:
-        columns[1] = np.interp(np.arange(len(units)), bound, np.array(columns[1])[bound])
-    return np.stack(columns, 1) if len(units) else np.zeros((0, len(NAMES)))
+def unit_articulators(units: Sequence[str], times: np.ndarray) -> np.ndarray:
+    """What visual units ask of `NAMES`: `(T_s, 4)` float64, 0 to 1 each.
+
+    Args:
+        units: their names.
+        times: `(T_s,)` seconds, when they are shown.
+    """
+    tables = (TONGUE, PURSED, BITTEN, PARTED)
+    asked = np.array([[table.get(unit, 0.0) for table in tables] for unit in units]).reshape(len(units), len(NAMES))
+    asked[:, 1] = _rounding(asked[:, 1], np.array([unit not in FREE for unit in units], bool), times)
+    return asked
+
+
+def _rounding(own: np.ndarray, bound: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """How rounded units are `(T_s,)` of how rounded they are by themselves, and whether they are bound to it."""
+    if not bound.any():
+        return own
+    order = np.arange(len(own))
+    rounded = np.interp(order, order[bound], own[bound])
+    near = np.exp(-(((times[:, None] - times[None]) / ROUNDING_REACH) ** 2)) * (1 + (ROUNDED_WEIGHT - 1) * rounded)
+    return near @ rounded / near.sum(1)
 
 
 def articulators_at(times: np.ndarray, keyframe_times: np.ndarray, articulators: np.ndarray) -> np.ndarray:

@@ -35,10 +35,11 @@ THICKNESS_RANGE = (0.5, 1.6)  # lip thickness relative to the neutral face's
 # to them: with this for both, r is 0.76. Openings are foretold better and need nothing.
 FORETOLD_WIDTH_GAIN = 1.7
 ARTICULATIONS = (0.25, 2.0)  # how far lips and jaw can be told to go, 1 for as far as foretold
-# Nobody says /u/ with the corners of a broad smile. Of what a mouth is wider than most are at rest (of the crop's
-# side), so much goes where it is narrowed: nothing of it up to the first share of its width, and all from the second
-# on, which is a rounded vowel.
-RESTING_WIDTH, SMILE_RELEASE, NARROWED_SHARE, ROUNDED_SHARE = 0.297, 0.85, 0.03, 0.12
+# Lips are rounded where a mouth is narrowed: not at all up to the first share of its width, and fully from the second
+# on. Nobody says /u/ with the corners of a broad smile: of what a mouth is wider than most are at rest (of the crop's
+# side), so much goes, all of it where it is narrowed by the last share. Sooner, smiles would leap.
+NARROWED_SHARE, ROUNDED_SHARE = 0.03, 0.12
+RESTING_WIDTH, SMILE_RELEASE, RELEASED_SHARE = 0.297, 0.85, 0.2
 # Inner-lip gaps below the first are none, below the second they are narrowed; below the third, where lips are rounded:
 # a short /u/ is said with hardly more, and no rounded lips that shut are said to be as open.
 SHUT_GAP, NARROWED_GAP, ROUNDED_GAP = 0.006, 0.02, 0.012
@@ -236,7 +237,7 @@ def smile_release(width: torch.Tensor, narrowed: torch.Tensor) -> torch.Tensor:
         narrowed: `(B,)`, the share of its width by which the expression narrows a mouth.
     """
     smile = (1 - RESTING_WIDTH / width).clamp_min(0)
-    return SMILE_RELEASE * smile * rounded_share(narrowed)
+    return SMILE_RELEASE * smile * smooth_step(narrowed / RELEASED_SHARE)
 
 
 def rounded_share(narrowed: torch.Tensor) -> torch.Tensor:

@@ -26,10 +26,11 @@ DRAWN_SCALES = (1.3, 1.5)
 PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
 SHARPENED_DETAIL = 1.0  # cells
 # Rounded lips keep the light from what is behind them (`MouthInterior.rounded`), and the painter knows that of the man
-# of the videos alone: so much of everybody's paint gives way to the dark.
-ROUNDED_DARK = 0.4
+# of the videos alone: so much light is lost on everybody's paint, and behind the lips of broad smiles, whose teeth are
+# painted as bright as they are.
+ROUNDED_DARK, SMILES_DARK = 0.4, 0.75
 # Mouths up to the first width are at rest, from the second on they smile, of the crop's side. With a broad smile
-# everything is said like /i/.
+# everything would be said like /i/.
 SMILING_WIDTHS = (RESTING_WIDTH, 0.335)
 
 
@@ -47,7 +48,7 @@ class MouthColours:
     Attributes:
         drawn: how much of it is drawn, 0 to 1; the rest is painted.
         lips: `(3,)`, how far lips do what phonemes ask for (`articulators.py`): as far as the inside is drawn, and
-            those of broad smiles are pursed even if it is painted.
+            those of broad smiles are pursed and parted even if it is painted.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class MouthColours:
         self.sharpening = PAINT_SHARPENING * self._share_between(SHARPENED_SCALES)
         self.own_teeth = OwnTeeth.of_portrait(image, reference, matrix) if self.sharpening else None
         self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
-        self.rounded_dark = 0.0 if only_paint else ROUNDED_DARK
         least, most = SMILING_WIDTHS
         smiling = 0.0 if only_paint else float(smooth_step((mouth_width(landmarks) - least) / (most - least)))
-        self.lips = landmarks.new_tensor([max(self.drawn, smiling), self.drawn, self.drawn])
+        self.rounded_dark = 0.0 if only_paint else ROUNDED_DARK + smiling * (SMILES_DARK - ROUNDED_DARK)
+        rounding = max(self.drawn, smiling)
+        self.lips = landmarks.new_tensor([rounding, self.drawn, rounding])
         own = reference.pixels.float() + 1, landmarks * self.size, self.size
         self.interior = MouthInterior(*own, white=2.0, articulation=articulation)
 

@@ -84,13 +84,14 @@ class AvatarSyncProcessor(ProcessorMixin):
             )
         silent_unit = self.mapping.unit_id(SILENCE)
         units = surround_with_rest(timed_units(speech.track, self.mapping, speech.duration), silent_unit)
+        shown = shown_keyframe_times(units, self.mapping.unit_id(BILABIAL), frames.fps)
         return ScheduledSpeech(
             torch.tensor([unit.unit_id for unit in units]),
             torch.tensor([unit.duration for unit in units], dtype=torch.float32),
-            shown_keyframe_times(units, self.mapping.unit_id(BILABIAL), frames.fps),
+            shown,
             frames,
             silent_unit,
-            unit_articulators([self.mapping.units[unit.unit_id] for unit in units]),
+            unit_articulators([self.mapping.units[unit.unit_id] for unit in units], shown),
         )
 
     def check_units(self, num_units: int) -> None:

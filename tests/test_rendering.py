@@ -245,8 +245,8 @@ def test_the_tongue_is_seen_inside_the_mouths_of_large_faces_alone(tokenizer, mo
     assert (changed >= (left - 2, top - 2)).all() and (changed <= (right + 2, bottom + 0.12 * 300)).all()
 
 
-@pytest.mark.parametrize("height, smile, obeyed", [(70, 0.0, [0, 0, 0]), (70, 0.25, [1, 0, 0]), (300, 0.0, [1, 1, 1])])
-def test_phonemes_move_the_lips_of_faces_whose_mouths_are_drawn_and_purse_smiles(tokenizer, height, smile, obeyed):
+@pytest.mark.parametrize("height, smile, obeyed", [(70, 0.0, [0, 0, 0]), (70, 0.25, [1, 0, 1]), (300, 0.0, [1, 1, 1])])
+def test_phonemes_move_the_lips_of_faces_whose_mouths_are_drawn_and_of_smiles(tokenizer, height, smile, obeyed):
     image, alignment = portrait(height, height, face=0.9)
     lips = [point for ring in face_mesh.LIP_RINGS for point in ring]
     middle = alignment.landmarks[13, 0]

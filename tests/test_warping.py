@@ -10,6 +10,7 @@ from avatarsync.expression_transfer import (
     PARTED_GAP,
     PRESSED_SHARE,
     PURSED_SHARE,
+    RELEASED_SHARE,
     RESTING_WIDTH,
     SMILE_RELEASE,
     ExpressionTransfer,
@@ -252,7 +253,8 @@ def test_a_smile_gives_way_to_rounded_lips(face, transfer, monkeypatch):
     smile = narrowed(face, -0.2)
     at_rest = transfer(smile, face, face, foretold=True)
     assert mouth_width(at_rest) == pytest.approx(mouth_width(smile), rel=1e-4)
-    rounded = narrowed(face, 0.075)
+    rounded = narrowed(face, 0.13)
+    assert FORETOLD_WIDTH_GAIN * 0.13 > RELEASED_SHARE
     released = SMILE_RELEASE * (1 - RESTING_WIDTH / mouth_width(smile))
     given_way = transfer(smile, rounded, face, foretold=True)
     monkeypatch.setattr("avatarsync.expression_transfer.SMILE_RELEASE", 0.0)

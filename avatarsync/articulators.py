@@ -23,9 +23,10 @@ TONGUE = {
     "TH": 1.0, "L": 0.8, "T": 0.7, "S": 0.6, "CH": 0.5, "Y": 0.5, "IY": 0.5, "EY": 0.4, "IH": 0.4, "K": 0.3, "R": 0.3,
     "EH": 0.25, "AY": 0.2, "AH": 0.15,
 }  # fmt: skip
-# How rounded lips are, and the units whose lips are as their neighbours'.
+# How rounded lips are, and how much units whose lips are free take of their neighbours' rounding: /s/ is not said
+# without teeth.
 PURSED = {"UW": 1.0, "W": 1.0, "OW": 0.75, "CH": 0.6, "AO": 0.5, "R": 0.4, "AW": 0.25}
-FREE = frozenset(("M", "T", "L", "S", "K", "Y"))
+FREE = {"M": 1.0, "K": 1.0, "T": 0.8, "L": 0.8, "Y": 0.8, "S": 0.6}
 # A unit is as rounded as the mean of those about it, by how near they are, in seconds; rounded ones count more.
 ROUNDING_REACH, ROUNDED_WEIGHT = 0.07, 3.0
 # The lower lip under the upper teeth.
@@ -45,16 +46,16 @@ def unit_articulators(units: Sequence[str], times: np.ndarray) -> np.ndarray:
     """
     tables = (TONGUE, PURSED, BITTEN, PARTED)
     asked = np.array([[table.get(unit, 0.0) for table in tables] for unit in units]).reshape(len(units), len(NAMES))
-    asked[:, 1] = _rounding(asked[:, 1], np.array([unit not in FREE for unit in units], bool), times)
+    asked[:, 1] = _rounding(asked[:, 1], np.array([FREE.get(unit, 0.0) for unit in units]), times)
     return asked
 
 
-def _rounding(own: np.ndarray, bound: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """How rounded units are `(T_s,)` of how rounded they are by themselves, and whether they are bound to it."""
-    if not bound.any():
+def _rounding(own: np.ndarray, free: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """How rounded units are `(T_s,)`, of how rounded they are by themselves and what they take of their neighbours."""
+    bound = np.flatnonzero(free == 0)
+    if len(bound) == 0:
         return own
-    order = np.arange(len(own))
-    rounded = np.interp(order, order[bound], own[bound])
+    rounded = own + free * np.interp(np.arange(len(own)), bound, own[bound])
     near = np.exp(-(((times[:, None] - times[None]) / ROUNDING_REACH) ** 2)) * (1 + (ROUNDED_WEIGHT - 1) * rounded)
     return near @ rounded / near.sum(1)
 

@@ -115,7 +115,7 @@ SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # the first, in mm, they are shut, and there is nothing to darken but the line between them; from the third to the
 # fourth they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of the upper
 # teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
-ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.06, 0.17), (1.0, 3.0, 7.0, 13.0), 0.6, 4.0
+ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.06, 0.22), (1.0, 3.0, 7.0, 13.0), 0.6, 4.0
 # Close to the upper and to the lower lip there is so much light; all of it is there so many mm further. It begins a
 # little behind the lip's edge, which is soft.
 LIP_LIGHTS, LIP_REACHES, LIP_STARTS = (0.45, 0.85), (4.0, 2.0), (0.8, 0.5)

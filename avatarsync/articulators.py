@@ -27,8 +27,8 @@ TONGUE = {
 # without teeth.
 PURSED = {"UW": 1.0, "W": 1.0, "OW": 0.75, "CH": 0.6, "AO": 0.5, "R": 0.4, "AW": 0.25}
 FREE = {"M": 1.0, "K": 1.0, "T": 0.8, "L": 0.8, "Y": 0.8, "S": 0.6}
-# A unit is as rounded as the mean of those about it, by how near they are, in seconds; rounded ones count more.
-ROUNDING_REACH, ROUNDED_WEIGHT = 0.07, 3.0
+# A unit is as rounded as the mean of those that are nearer than this, in seconds; the nearer and the rounder, the more.
+ROUNDING_REACH, ROUNDED_WEIGHT = 0.12, 3.0
 # The lower lip under the upper teeth.
 BITTEN = {"F": 1.0}
 # Lips that are apart, so that one sees what is behind them.
@@ -56,8 +56,17 @@ def _rounding(own: np.ndarray, free: np.ndarray, times: np.ndarray) -> np.ndarra
     if len(bound) == 0:
         return own
     rounded = own + free * np.interp(np.arange(len(own)), bound, own[bound])
-    near = np.exp(-(((times[:, None] - times[None]) / ROUNDING_REACH) ** 2)) * (1 + (ROUNDED_WEIGHT - 1) * rounded)
-    return near @ rounded / near.sum(1)
+    weight = 1 + (ROUNDED_WEIGHT - 1) * rounded
+    total, weights, apart = weight * rounded, weight.copy(), 1
+    while apart < len(own):
+        near = np.clip(1 - ((times[apart:] - times[:-apart]) / ROUNDING_REACH) ** 2, 0, None) ** 2
+        if not near.any():
+            break
+        for here, there in ((slice(apart, None), slice(None, -apart)), (slice(None, -apart), slice(apart, None))):
+            total[here] += near * (weight * rounded)[there]
+            weights[here] += near * weight[there]
+        apart += 1
+    return total / weights
 
 
 def articulators_at(times: np.ndarray, keyframe_times: np.ndarray, articulators: np.ndarray) -> np.ndarray:

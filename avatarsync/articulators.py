@@ -27,7 +27,7 @@ TONGUE = {
 # without teeth.
 PURSED = {"UW": 1.0, "W": 1.0, "OW": 0.75, "CH": 0.6, "AO": 0.5, "R": 0.4, "AW": 0.25}
 FREE = {"M": 1.0, "K": 1.0, "T": 0.8, "L": 0.8, "Y": 0.8, "S": 0.6}
-# A unit is as rounded as the mean of those that are nearer than this, in seconds; the nearer and the rounder, the more.
+# A unit is as rounded as the mean of those nearer than this, in seconds; the nearer and rounder, the more they count.
 ROUNDING_REACH, ROUNDED_WEIGHT = 0.12, 3.0
 # The lower lip under the upper teeth.
 BITTEN = {"F": 1.0}

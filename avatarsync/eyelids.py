@@ -19,6 +19,7 @@ from .face_mesh import (
     RIGHT_UPPER_LID,
 )
 from .smooth_step import smooth_step
+from .warping import soften
 
 # Of either eye: its outer and inner corner and both lids; and on which hand, from the outer to the inner, below is.
 EYES = (
@@ -27,16 +28,20 @@ EYES = (
 )
 # All lengths are of the eye, from corner to corner. Landmarks of lids err by a pixel or two: a lid that comes down
 # begins so far above its landmarks and is shut so far below the lower lid's; its edge keeps so much of its height.
-LASHES, WATERLINE, EDGE = 0.04, 0.04, 0.07
+LASHES, WATERLINE, EDGE = 0.04, 0.10, 0.07
 # The line in which shut lids meet: half its width, and the share of the light that it takes.
 LINE_WIDTH, LINE_DEPTH = 0.035, 0.25
-# A lid's skin is like what lies at these distances above its edge and below the eye, smoothly along the eye.
-SKIN_REACH, SKIN_SAMPLES, SKIN_SMOOTHNESS = 0.16, 9, 0.12
+# A lid's skin is like what lies at these distances above its edge and below the eye, smoothly along the eye; above, in
+# the shadow of fold and brow, at most by this share. It is round: its middle is lighter by so much.
+SKIN_REACH, SKIN_SAMPLES, SKIN_SMOOTHNESS, ABOVE_SHARE, ROUND_LIGHT = 0.16, 9, 0.12, 0.5, 0.06
+# It has the grain of the skin down to so far below the eye, which is what is finer than the second; of lashes and the
+# rims of glasses so many grey levels at most.
+GRAIN_REACH, GRAIN_SIZE, MOST_GRAIN = 0.3, 0.05, 8.0
 COLUMNS = 49  # at which curves and colours are kept
 CURVE_DEGREE, CORNER_WEIGHT = 4, 3.0  # of the polynomial that a lid is
 # Lids move from so far outside the outer corner, where lashes reach to, up to the inner one.
 OUTSIDE = 0.12
-CORNER = 0.35  # within so much of the ends of that it fades out how far shut lids go beyond their landmarks
+CORNER = 0.25  # within so much of the ends of that it fades out how far shut lids go beyond their landmarks
 BICUBIC_REACH = 2  # pixels
 
 
@@ -64,15 +69,16 @@ class Eyelid:
         taper = smooth_step(np.minimum(across + OUTSIDE, 1 - across) / CORNER)
         drop = np.maximum(floor - edge, 0) + WATERLINE * taper
         lashes = LASHES * taper
-        outline = np.concatenate([edge - lashes - EDGE, edge + drop + 3 * LINE_WIDTH])
-        corners = self.to_picture(np.tile(across, 2), outline)
-        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
-        self.extent = (*(low - BICUBIC_REACH), *(high + BICUBIC_REACH))
+        above, below = edge - lashes - EDGE, edge + drop + 3 * LINE_WIDTH
+        self.extent = self._extent(across, above, below)
         height, width = image.shape[:2]
-        left, top = np.clip(self.extent[:2], 0, (width - 1, height - 1))
-        right, bottom = np.clip(self.extent[2:], (left + 1, top + 1), (width, height))
+        left, top, right, bottom = self._extent(across, above, below + GRAIN_REACH)
+        left, top = np.clip((left, top), 0, (width - 1, height - 1))
+        right, bottom = np.clip((right, bottom), (left + 1, top + 1), (width, height))
         part = np.ascontiguousarray(image[top:bottom, left:right])
         self.part = torch.from_numpy(part).to(device, torch.float32).movedim(2, 0)[None]  # (1, 3, h, w)
+        smooth = soften(self.part.movedim(1, 0), GRAIN_SIZE * self.length).movedim(0, 1)
+        self.grain = (self.part - smooth).clamp(-MOST_GRAIN, MOST_GRAIN)
         self.corner = (left, top)
         steps = np.linspace(0, SKIN_REACH, SKIN_SAMPLES)
         skin = [
@@ -85,6 +91,12 @@ class Eyelid:
     def to_picture(self, across, down):
         """Pixels `(…, 2)` of places in lengths of the eye."""
         return self.origin + np.stack([across, down], -1) @ self.axes.T
+
+    def _extent(self, across: np.ndarray, above: np.ndarray, below: np.ndarray) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom pixel of what lies between two curves along the eye."""
+        corners = self.to_picture(np.tile(across, 2), np.concatenate([above, below]))
+        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
+        return (*(low - BICUBIC_REACH), *(high + BICUBIC_REACH))
 
     def _curve(self, lid: np.ndarray, across: np.ndarray) -> np.ndarray:
         """Height of a lid with landmarks `(7, 2)` at places `(N,)` along the eye; nothing beyond its corners."""
@@ -115,22 +127,27 @@ class Eyelid:
         left = column.long()
         table = torch.lerp(self.table[:, left], self.table[:, left + 1], column - left)  # (10, B, h, w)
         edge, drop, lashes, taper = table[:4]
-        drop, lashes = closing * drop, (2 * closing).clamp(max=1) * lashes
+        # A lid that is half way down has nothing of its way beyond the other one behind it yet.
+        floor, drop = edge + drop, closing * (drop - (1 - closing**2) * WATERLINE * taper)
+        lashes = (2 * closing).clamp(max=1) * lashes
         above = edge + drop - y  # of the lid's edge
         # 0 where the edge's own height ends, 1 at the fold.
         unrolled = (above - EDGE) / (drop + lashes).clamp_min(1e-6)
-        lid = self._fetch(x, edge - lashes - above.clamp(max=EDGE))
+        lid = self._fetch(x, edge - lashes - above.clamp(max=EDGE), self.part).clamp_(0, 255)
         share = unrolled.clamp(0, 1)
-        skin = torch.lerp(table[4:7], table[7:], share).movedim(0, 1)  # (B, 3, h, w)
-        lid = torch.lerp(lid, skin, (4 * share * (1 - share) * smooth_step(drop / EDGE))[:, None])
+        middle = 4 * share * (1 - share)
+        skin = torch.lerp(table[4:7], table[7:], ABOVE_SHARE * share).movedim(0, 1)  # (B, 3, h, w)
+        below = floor + 2 * LINE_WIDTH + (above - EDGE).clamp(0, GRAIN_REACH)
+        skin = (skin + self._fetch(x, below, self.grain)) * (1 + ROUND_LIGHT * middle)[:, None]
+        lid = torch.lerp(lid, skin, (middle * smooth_step(drop / EDGE))[:, None])
         covered = (above * self.length + 0.5).clamp(0, 1) * ((unrolled < 1) & (x > -OUTSIDE) & (x < 1))
         line = LINE_DEPTH * closing**2 * taper * torch.exp(-((above / LINE_WIDTH) ** 2))
         pixels.copy_(torch.lerp(pixels, lid, covered[:, None]) * (1 - line[:, None]))
 
-    def _fetch(self, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-        """The portrait `(B, 3, h, w)` at places `(B, h, w)` in lengths of the eye."""
+    def _fetch(self, across: torch.Tensor, down: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """The portrait's part or its grain `(B, 3, h, w)` at places `(B, h, w)` in lengths of the eye."""
         grid = []
         for (a, b), start, side in zip(self.axes, self.origin - self.corner, self.part.shape[:1:-1], strict=True):
             grid.append((2 * (float(start) + float(a) * across + float(b) * down) + 1) / side - 1)
-        part = self.part.expand(len(across), -1, -1, -1)
-        return F.grid_sample(part, torch.stack(grid, -1), "bicubic", "border", align_corners=False).clamp_(0, 255)
+        part = part.expand(len(across), -1, -1, -1)
+        return F.grid_sample(part, torch.stack(grid, -1), "bicubic", "border", align_corners=False)

@@ -15,7 +15,7 @@ from .modeling_visual_tokenizer import Reference
 from .mouth_interior import MouthInterior
 from .own_teeth import OwnTeeth
 from .smooth_step import smooth_step
-from .teeth_colour import shaded
+from .teeth_colour import limit_yellow, shaded
 from .warping import look_up, soften
 
 # Faces enlarged by the first value have the insides of their mouths painted, from the second on drawn.
@@ -90,6 +90,7 @@ class MouthColours:
         paint = look_up(self._sharpened(paint.float(), copies), lookup, "bicubic", "border")
         if copies is not None:
             paint = paint + look_up(copies, lookup) * self.own_teeth.at(lookup)
+        paint = limit_yellow(paint + 1, self.interior.teeth) - 1
         if not self.rounded_dark:
             return paint
         light = 1 - self.rounded_dark * self.interior.rounded(landmarks.float() * self.size)[:, None]

@@ -21,6 +21,8 @@ OWN_TOLERANCE, SKIN_TOLERANCE = 1.02, 1.05
 DARK_TEETH, BRIGHT_TEETH, LEAST_LIGHT, KNOWN_PIXELS = 0.6, 0.8, 0.6, 60
 # Green over red beside that of typical teeth: from the first on something may be a tooth, from the second on it is.
 RED_FLESH, PALE_TEETH = 0.78, 0.88
+# Blue over red, beside that of teeth, is at least green over red, likewise, to this power, times so much.
+LEAST_BLUE, BLUE_POWER = 0.97, 1.7
 SEEN_PIXELS = 12  # bright pixels of a mouth from which on its own teeth count as seen
 
 # What light there is in a mouth has been on flesh before: where little is left, it is red. Of light x, these powers of
@@ -101,6 +103,17 @@ def limit_green(paint: torch.Tensor, below: torch.Tensor, most: torch.Tensor) ->
     red, green, blue = paint.split(1, 1)
     excess = (green - most * red).clamp_min(0) / (1 + most)
     return torch.cat([red + excess, green - excess, blue], 1)
+
+
+def limit_yellow(paint: torch.Tensor, teeth: torch.Tensor) -> torch.Tensor:
+    """Paint `(B, 3, H, W)`, black is 0, that is no yellower than teeth of a colour `(B, 3, 1, 1)`: blue is raised.
+
+    What is as green as teeth has about as much blue as they have; what is redder is flesh, and may have less.
+    """
+    red, green, blue = paint.split(1, 1)
+    tint = _green_over_red(paint)[:, None].clamp_min(0) / _green_over_red(teeth)[:, None]
+    least = LEAST_BLUE * tint**BLUE_POWER * red * (teeth[:, 2:] / teeth[:, :1])
+    return torch.cat([red, green, torch.maximum(blue, least)], 1)
 
 
 def shaded(colours: torch.Tensor, light: torch.Tensor) -> torch.Tensor:

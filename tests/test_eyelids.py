@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
-from avatarsync.eyelids import EYES, Eyelid
+from avatarsync.eyelids import EYES, MOST_GRAIN, ROUND_LIGHT, Eyelid
 from avatarsync.modeling_face_aligner import FaceAlignment
 from avatarsync.rendering import FaceRenderer
 
@@ -106,3 +106,23 @@ def test_lids_go_with_a_moving_head(monkeypatch):
     before = of_the_eyes(opened.astype(int))
     assert (before & ~of_the_eyes(image.astype(int))).sum() > 0.2 * before.sum()  # they are elsewhere than at rest
     assert of_the_eyes(shut.astype(int)).sum() < 0.03 * before.sum()
+
+
+def test_lids_have_the_grain_and_the_light_of_the_skin_below_the_eye_and_no_rims_of_glasses():
+    image, landmarks = drawn_face(0.0)
+    grain = np.random.default_rng(0).normal(0, 4, image.shape[:2])[..., None].repeat(3, 2)
+    grainy = (image + grain).clip(0, 255).astype(np.uint8)
+    below = int(landmarks[[145, 374], 1].max()) + 25
+    rims = image.copy()
+    rims[below : below + 6] = 0
+    eye = of_the_eyes(image.astype(int))
+
+    def lids(picture):
+        (shut,) = blinked(picture, landmarks, [1.0])
+        return shut[eye]
+
+    plain = lids(image)
+    difference = lids(grainy).mean(-1) - plain.mean(-1)
+    assert 1.0 < difference.std() < 4.5
+    assert np.abs(lids(rims) - plain).max() < 1.5 * MOST_GRAIN
+    assert plain[:, 0].max() > SKIN[0] + 0.5 * ROUND_LIGHT * SKIN[0]

@@ -1,15 +1,20 @@
 """The command line: `avatarsync generate | align | evaluate | info | demo`.
 
 Everything goes through the pipeline that Python users call. Bad input ends in one line on stderr and exit status 2,
-Ctrl-C in 130; no half-written file is left behind. Heavy imports wait until the arguments are known to be good.
+Ctrl-C in 130, SIGTERM in 143; no half-written file is left behind.
 """
 
 import argparse
 import math
+import os
+import re
+import signal
 import sys
+import threading
+import warnings
 from pathlib import Path
 
-from avatarsync.errors import AvatarSyncError, InvalidArgumentError
+from avatarsync.errors import AvatarSyncError, AvatarSyncWarning, InvalidArgumentError
 from avatarsync.version import __version__
 
 TRACK_SUFFIXES = (".json", ".textgrid")
@@ -168,7 +173,10 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add_model(evaluate)
 
-    add_model(command("info", _info, "show the model, its size, the licences and the device"))
+    info = command("info", _info, "show the model, its size, the licences and the device")
+    info.add_argument("--languages", action="store_true", help="list the languages of --language instead")
+    info.add_argument("--voices", action="store_true", help="list the voices of --voice instead")
+    add_model(info)
 
     demo = command("demo", _demo, "make the astronaut's portrait that scikit-image ships speak a sentence")
     demo.add_argument("-o", "--output", metavar="OUT.mp4", default="demo.mp4", help="(default: demo.mp4)")
@@ -284,6 +292,7 @@ def _align(args: argparse.Namespace) -> None:
     track = _make_speech(_load_pipeline(args), args).track
     if args.output is not None:
         track.save(args.output)
+        print(f"{args.output}: {len(track)} phonemes, {track.duration:.2f} s")
     else:
         print(track.to_textgrid() if args.format == "textgrid" else track.to_json())
 
@@ -322,6 +331,12 @@ def _demo(args: argparse.Namespace) -> None:
 def _info(args: argparse.Namespace) -> None:
     import platform
 
+    from avatarsync.phonemes import languages, voices
+
+    if args.languages or args.voices:
+        print("\n".join(languages() * args.languages + voices() * args.voices))
+        return
+
     import torch
     import transformers
 
@@ -340,17 +355,54 @@ def _info(args: argparse.Namespace) -> None:
         print(f"  {name}: {licence}")
 
 
+def _in_options(message: str, args: argparse.Namespace) -> str:
+    """A message in one line, with the names of Python's arguments as options."""
+    for name in vars(args):
+        option = f"--{name}".replace("_", "-")
+        message = re.sub(rf"\b{name}=(?=\s|[,;:.)]|$)", option, message)
+        message = re.sub(rf"\b{name}=", f"{option} ", message)
+    return " ".join(message.split())
+
+
+def _end(signal_number: int, frame) -> None:
+    """End by an exception, so that what is half written is removed."""
+    sys.exit(128 + signal_number)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 after an error that the user can mend, 130 after Ctrl-C."""
+    """Run the command line; returns the exit status: 0, 2 after an error that the user can mend, 130 after Ctrl-C, 141
+    where nobody reads on."""
     args = _build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # Phonemes are no ASCII: files get UTF-8, whatever the locale, and terminals what they can show.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(**({"errors": "backslashreplace"} if stream.isatty() else {"encoding": "utf-8"}))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
+    show_others = warnings.showwarning
+
+    def show(message, category, *where) -> None:
+        if issubclass(category, AvatarSyncWarning):
+            print(f"avatarsync: warning: {_in_options(str(message), args)}", file=sys.stderr)
+        else:
+            show_others(message, category, *where)
+
     try:
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", AvatarSyncWarning)
+            warnings.showwarning = show
+            args.run(args)
+        sys.stdout.flush()
     except AvatarSyncError as error:
-        print(f"avatarsync: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"avatarsync: error: {_in_options(str(error), args)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("avatarsync: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     return 0
 
 

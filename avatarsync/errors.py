@@ -5,6 +5,10 @@ class AvatarSyncError(Exception):
     """Base of every error that bad input causes."""
 
 
+class AvatarSyncWarning(UserWarning):
+    """What is done as asked, and is probably not what was meant."""
+
+
 class InvalidArgumentError(AvatarSyncError, ValueError):
     """Arguments that contradict each other, or an option out of its range."""
 

@@ -287,6 +287,8 @@ class FaceAlignerModel(PreTrainedModel):
             FaceTooSmallError: the face is narrower than 64 pixels.
         """
         check_image(image)
+        if face_index is not None and (isinstance(face_index, bool) or not isinstance(face_index, int | np.integer)):
+            raise InvalidArgumentError(f"face_index is {face_index!r}: give a whole number from 0, the largest face")
         if face_box is not None:
             if face_index is not None:
                 raise InvalidArgumentError("give either face_index= or face_box=, not both")
@@ -334,8 +336,8 @@ class FaceAlignerModel(PreTrainedModel):
                 break
         if not faces:
             raise FaceNotFoundError(
-                f"no face found in the picture: use one with a frontal face at least {MIN_FACE_WIDTH} pixels wide, "
-                "or say where it is with face_box=(x, y, width, height)"
+                "no face found in the picture: use one with an upright frontal face at least "
+                f"{MIN_FACE_WIDTH} pixels wide, or say where it is with face_box=(x, y, width, height)"
             )
         if face_index is not None:
             if not 0 <= face_index < len(faces):

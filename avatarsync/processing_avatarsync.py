@@ -1,5 +1,6 @@
 """AvatarSyncProcessor: speech → what the model eats, by the Phoneme-to-Visual Mapping and the schedule."""
 
+import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .articulators import unit_articulators
 from .configuration_avatarsync import AvatarSyncConfig
-from .errors import InvalidMappingError, InvalidTrackError
+from .errors import AvatarSyncWarning, InvalidMappingError, InvalidTrackError
 from .phonemes import SILENCE, Speech, VisualMapping
 from .schedule import FrameSchedule, shown_keyframe_times, surround_with_rest, timed_units
 
@@ -81,6 +82,16 @@ class AvatarSyncProcessor(ProcessorMixin):
             raise InvalidTrackError(
                 f"the track ends at {speech.track[-1].end:.2f} s, its audio at {speech.duration:.2f} s: shorten the "
                 "track, or lengthen the audio with silence"
+            )
+        unknown = [(index, p.symbol) for index, p in enumerate(speech.track) if not self.mapping.knows(p.symbol)]
+        if unknown:
+            named = ", ".join(f"{symbol!r} (entry {index})" for index, symbol in unknown[:5])
+            more = " and more" if len(unknown) > 5 else ""
+            warnings.warn(
+                f"no such phoneme is known as {named}{more}: "
+                "write IPA or ARPAbet symbols, else the mouth is neutral there",
+                AvatarSyncWarning,
+                stacklevel=2,
             )
         silent_unit = self.mapping.unit_id(SILENCE)
         units = surround_with_rest(timed_units(speech.track, self.mapping, speech.duration), silent_unit)

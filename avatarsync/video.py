@@ -57,6 +57,8 @@ def load_image(source: str | os.PathLike | bytes | np.ndarray | Image.Image) -> 
         file, name = source, str(source)
         if name.startswith(("http://", "https://")):
             raise InvalidImageError(f"{name} is a web address: download the picture and give its path")
+        if os.path.isdir(source):
+            raise InvalidImageError(f"{name} is a folder: give the path of a picture in it")
         if not os.path.isfile(source):
             raise InvalidImageError(f"{name}: there is no such file; give the path of a picture")
     else:

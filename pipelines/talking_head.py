@@ -10,6 +10,7 @@ import copy
 import math
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +29,7 @@ from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from avatarsync.adapters import Identities
-from avatarsync.errors import AvatarSyncError, InvalidArgumentError, ModelLoadError, OutputError
+from avatarsync.errors import AvatarSyncError, InvalidArgumentError, InvalidImageError, ModelLoadError, OutputError
 from avatarsync.expression_transfer import ARTICULATIONS
 from avatarsync.head_motion import MOTIONS
 from avatarsync.modeling_avatarsync import AvatarSyncModel
@@ -49,7 +50,7 @@ HUB_ID = r"[\w.-]+/[\w.-]+"
 # What a private or tagged repository needs, for its config and processor as for its weights.
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
-AudioSource = str | os.PathLike | np.ndarray
+AudioSource = str | os.PathLike | np.ndarray | dict
 
 
 def bundled_weights() -> Path:
@@ -66,7 +67,8 @@ class AvatarSyncPipeline(Identities, Pipeline):
         image: portrait: path, PIL image, bytes or `(H, W, 3) uint8`; the output has its size. A list of portraits
             gives a list of videos.
         text: what to say, with `language` (an espeak-ng language, default "en-us") and `voice`.
-        audio: or a recording to follow: a path, or an array with `sampling_rate`; `transcript` makes it exact.
+        audio: or a recording to follow: a path, an array with `sampling_rate`, or both in a dictionary, as `datasets`
+            has them; `transcript` makes it exact.
             `recognizer` names a Hub model that reads phonemes or words from a recording without a transcript.
         speech: or a `Speech` that `speak` or `listen` returned, edited or not.
         fps: frames per second, 10 to 60, also "30000/1001"; 25 unless told.
@@ -104,6 +106,10 @@ class AvatarSyncPipeline(Identities, Pipeline):
             raise InvalidArgumentError(
                 f"the model runs in float32, this one was loaded as {model.dtype}: leave dtype out"
             )
+        if isinstance(device := kwargs.get("device"), int):  # transformers counts GPUs; -1 is the CPU
+            device = "cpu" if device < 0 else f"cuda:{device}"
+        if device is not None:
+            kwargs["device"] = _usable_device(device)
         super().__init__(model=model, processor=processor or AvatarSyncProcessor(), **kwargs)
         self.processor.check_units(model.config.keyframe_generator_config.num_units)
         self.model.eval()
@@ -154,6 +160,9 @@ class AvatarSyncPipeline(Identities, Pipeline):
         # The base class would skip the processor and write `custom_pipelines`, which later asks for remote code.
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+        # safetensors writes for its owner alone, whatever the umask; others may read a model as they may its config.
+        for weights in Path(save_directory).glob("*.safetensors"):
+            shutil.copymode(Path(save_directory) / "config.json", weights)
 
     def to(self, device: str | torch.device) -> "AvatarSyncPipeline":
         """Move the model, e.g. `.to("cuda")`; returns the pipeline."""
@@ -309,6 +318,8 @@ class AvatarSyncPipeline(Identities, Pipeline):
         for option in ("num_workers", "batch_size"):
             if kwargs.pop(option, None) not in (None, 0, 1):
                 raise InvalidArgumentError(f"{option}= has no use here: portraits are drawn one after the other")
+        if isinstance(image, list) and not image:
+            raise InvalidImageError("the list of portraits is empty: give at least one")
         if kwargs.get("frames") is not None:
             raise InvalidArgumentError("frames= picks frames of a stream: a video has them all")
         return super().__call__(image, **kwargs)

@@ -104,6 +104,7 @@ GENERATE = ["generate", "--image", "FACE"]
         ([*GENERATE, "-o", "a.mp4", "--track", "missing.json"], "missing.json"),
         (["generate", "--image", "missing.png", "-o", "a.mp4", "--text", "Hello"], "no such file"),
         (["generate", "--image", "old.json", "-o", "a.mp4", "--text", "Hello"], "not a picture"),
+        (["generate", "--image", "empty", "-o", "a.mp4", "--text", "Hello"], "empty is a folder"),
         (["align"], "--text or --audio"),
         (["align", "--text", "Hello", "-o", "old.json"], "--force"),
         (["align", "--text", "Hello", "-o", "a.srt"], ".json"),
@@ -127,7 +128,7 @@ GENERATE = ["generate", "--image", "FACE"]
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--voice", "nobody"], "nobody"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "missing.wav"], "missing.wav"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "silent.wav"], "silent"),
-        (["generate", "--image", "grey.png", "-o", "a.mp4", "--text", "Hello"], "face"),
+        (["generate", "--image", "grey.png", "-o", "a.mp4", "--text", "Hello"], "with --face-box (x,"),
         (["align", "--text", "Hello", "--model", "missing"], "missing"),
         (["info", "--model", "."], "model"),
     ],
@@ -213,7 +214,41 @@ def test_align_prints_or_writes_the_track(recording, tmp_path, capfd):
     assert len(PhonemeTrack.from_textgrid(capfd.readouterr().out)) > 3
     target = tmp_path / "a.TextGrid"
     assert main(["align", "--audio", recording, "--transcript", "Good morning.", "-o", str(target)]) == 0
-    assert len(PhonemeTrack.load(target)) > 5 and capfd.readouterr().out == ""
+    assert len(PhonemeTrack.load(target)) > 5 and capfd.readouterr().out.startswith(f"{target}: ")
+
+
+def run(arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "avatarsync.cli", *arguments], cwd=ROOT, stderr=-1, **options)
+
+
+def test_phonemes_are_written_whatever_the_locale_and_until_nobody_reads_on():
+    text = "Sing a song of sixpence, a pocket full of rye. " * 400
+    process = run(
+        ["align", "--text", text, "--format", "textgrid"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    printed = b""
+    while "ŋ".encode() not in printed and (line := process.stdout.readline()):
+        printed += line
+    process.stdout.close()
+    assert "ŋ".encode() in printed
+    assert process.wait(120) == 141 and process.stderr.read() == b""
+
+
+def test_what_is_probably_not_meant_is_remarked_on_in_one_line(portrait, tmp_path, capfd):
+    from avatarsync.phonemes import speak
+
+    speech = speak("Good morning, how are you today? I hope that all of you are well.")
+    speech.save(tmp_path / "speech.wav")
+    assert main(["align", "--audio", str(tmp_path / "speech.wav"), "--transcript", "Good morning"]) == 0
+    assert "avatarsync: warning: the transcript takes about" in capfd.readouterr().err
+    track = PhonemeTrack([Phoneme("5★", 0.0, 0.2), Phoneme("a", 0.2, 0.4)])
+    track.save(tmp_path / "a.json")
+    arguments = ["--image", portrait, "--track", str(tmp_path / "a.json"), "-o", str(tmp_path / "a.mp4")]
+    assert main(["generate", *arguments, "--motion", "still"]) == 0
+    remarks = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert len(remarks) == 1 and "'5★' (entry 0)" in remarks[0]
 
 
 def test_info(capfd):
@@ -221,6 +256,11 @@ def test_info(capfd):
     text = capfd.readouterr().out
     for word in (__version__, "bundled", "parameters", "face_aligner", "cpu", "torch", "Apache-2.0", "GPL-3.0"):
         assert word in text
+    assert main(["info", "--languages"]) == 0
+    listed = capfd.readouterr().out.splitlines()
+    assert {"en-us", "cmn", "de"} <= set(listed) and "f3" not in listed
+    assert main(["info", "--voices"]) == 0
+    assert "f3" in capfd.readouterr().out.splitlines()
 
 
 def test_demo_speaks_and_says_that_it_is_synthetic(tmp_path, monkeypatch):
@@ -234,7 +274,10 @@ def test_demo_speaks_and_says_that_it_is_synthetic(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a POSIX signal")
-def test_ctrl_c_ends_in_130_and_leaves_nothing(portrait, tmp_path):
+@pytest.mark.parametrize(
+    "sent, status, said", [(signal.SIGINT, 130, ["avatarsync: interrupted"]), (signal.SIGTERM, 143, [])]
+)
+def test_ctrl_c_and_sigterm_leave_nothing(portrait, tmp_path, sent, status, said):
     folder = tmp_path / "out"
     folder.mkdir()
     arguments = ["--image", portrait, "--text", "One, two, three, four, five. " * 20, "-o", str(folder / "a.mp4")]
@@ -250,7 +293,7 @@ def test_ctrl_c_ends_in_130_and_leaves_nothing(portrait, tmp_path):
     while not os.listdir(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert os.listdir(folder)[0].endswith(".partial")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert process.stderr.read().splitlines() == ["avatarsync: interrupted"]
+    process.send_signal(sent)
+    assert process.wait(60) == status
+    assert process.stderr.read().splitlines() == said
     assert os.listdir(folder) == []

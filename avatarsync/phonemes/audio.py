@@ -89,6 +89,8 @@ def check_audio(audio: np.ndarray, sampling_rate: int, name: str = "the audio") 
         raise InvalidAudioError(f"{name}: expected floats in [-1, 1] of shape (samples,) or (samples, channels)")
     if audio.ndim == 2 and audio.shape[1] > max(8, audio.shape[0]):
         raise InvalidAudioError(f"{name} has shape {audio.shape}: put samples first, (samples, channels)")
+    if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int | float | np.number):
+        raise InvalidAudioError(f"{name}: the sampling rate is {sampling_rate!r}: give a number of Hz")
     if not 4000 <= sampling_rate <= 384000:
         raise InvalidAudioError(f"{name}: a sampling rate of {sampling_rate} Hz; give 4,000 to 384,000")
     if audio.shape[0] < MIN_SECONDS * sampling_rate:
@@ -138,7 +140,8 @@ def listen(
     `recognizer` does: a CTC phoneme model, or a Whisper model whose text is then aligned.
 
     Args:
-        audio: a path, or float samples `(samples,)` or `(samples, channels)` with `sampling_rate`.
+        audio: a path, or float samples `(samples,)` or `(samples, channels)` with `sampling_rate`; or both in a
+            dictionary, under "array" and "sampling_rate", as `datasets` has them.
         transcript: what is said.
         language: espeak language code of the speech.
         recognizer: Hub id or folder of a transformers model with a CTC head over phonemes, or of a Whisper model;
@@ -154,11 +157,18 @@ def listen(
     language = resolve_language(language)
     if transcript is not None and recognizer is not None:
         raise AlignmentError("a transcript and a recognizer contradict each other: give one of the two")
+    if isinstance(audio, dict):
+        audio, sampling_rate = audio.get("array"), audio.get("sampling_rate", sampling_rate)
     if isinstance(audio, np.ndarray):
         if sampling_rate is None:
             raise InvalidAudioError("samples without a rate: give sampling_rate=")
         check_audio(audio, sampling_rate)
         name, samples = "the audio", audio.astype(np.float32)
+    elif not isinstance(audio, str | os.PathLike):
+        raise InvalidAudioError(
+            f"a {type(audio).__name__} is not a recording: give a path, a NumPy array with sampling_rate=, or "
+            'a dictionary with "array" and "sampling_rate"'
+        )
     else:
         name = os.fspath(audio)
         samples, sampling_rate = load_audio(audio)

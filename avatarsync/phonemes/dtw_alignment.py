@@ -7,10 +7,11 @@ of several frames, then finely in a band around that: time and memory grow with 
 """
 
 import re
+import warnings
 
 import numpy as np
 
-from ..errors import AlignmentError
+from ..errors import AlignmentError, AvatarSyncWarning
 from . import mfcc, stops, text
 from .espeak import DEFAULT_RATE
 from .types import SILENCE, Phoneme, PhonemeTrack, Speech
@@ -29,6 +30,7 @@ LEVEL_WEIGHT = 3.0  # of the level among 24 normalised cepstra and slopes
 BIAS = 0.006
 MAX_SPEEDUP = 3.0  # nobody speaks so much faster than espeak at its usual rate
 MAX_SLOWDOWN = 10.0
+SUSPICIOUS_SLOWDOWN = 2.2  # slower than this words are rather missing
 
 
 def fitting_rate(transcript: str, language: str, mono: np.ndarray, sampling_rate: int) -> int:
@@ -51,6 +53,13 @@ def fitting_rate(transcript: str, language: str, mono: np.ndarray, sampling_rate
         raise AlignmentError(
             f"the transcript takes about {expected:.1f} s to say, but {spoken:.0f} s of the recording are not silent:"
             " give the whole transcript"
+        )
+    if spoken > SUSPICIOUS_SLOWDOWN * expected:
+        warnings.warn(
+            f"the transcript takes about {expected:.1f} s to say, and {spoken:.1f} s of the recording are not silent: "
+            "where words are missing from it, the lips will be wrong",
+            AvatarSyncWarning,
+            stacklevel=2,
         )
     return int(np.clip(DEFAULT_RATE * expected / max(spoken, 0.1), text.MIN_RATE, text.MAX_RATE))
 

@@ -86,6 +86,8 @@ def speak(text: str, language: str = "en-us", voice: str | None = None, rate: in
         UnknownLanguageError: language or voice do not exist; the message lists near matches.
         InvalidArgumentError: the rate is out of range.
     """
+    if not isinstance(text, str):
+        raise InvalidArgumentError(f"the text is a {type(text).__name__}: give a string")
     language = resolve_language(language)
     voice = _resolve_voice(voice)
     rate = espeak.DEFAULT_RATE if rate is None else rate
@@ -137,7 +139,7 @@ def resolve_language(language: str) -> str:
     near += difflib.get_close_matches(wanted, known, 3, 0.5)
     near = list(dict.fromkeys(near))[:5] or ["en-us", "cmn"]
     raise UnknownLanguageError(
-        f"unknown language {language!r}: did you mean {', '.join(near)}? avatarsync.phonemes.languages() lists all"
+        f"unknown language {language!r}: did you mean {', '.join(near)}? avatarsync info --languages lists all"
     )
 
 
@@ -156,7 +158,7 @@ def _resolve_voice(voice: str | None) -> str | None:
         return voice
     near = difflib.get_close_matches(voice, espeak.variant_names(), 4, 0.4) or ["f3", "m3"]
     raise UnknownLanguageError(
-        f"unknown voice {voice!r}: did you mean {', '.join(near)}? avatarsync.phonemes.voices() lists all,"
+        f"unknown voice {voice!r}: did you mean {', '.join(near)}? avatarsync info --voices lists all,"
         " and another accent is a language, such as en-gb"
     )
 

@@ -1,3 +1,5 @@
+import warnings
+
 import av
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import soundfile
 
 from avatarsync.errors import (
     AlignmentError,
+    AvatarSyncWarning,
     EmptyTextError,
     InvalidAudioError,
     SilentAudioError,
@@ -227,6 +230,23 @@ def test_transcripts_of_absurd_length_are_refused():
         listen(audio, rate, transcript="My.")
 
 
+def test_a_transcript_that_lacks_words_is_remarked_on():
+    audio, rate, _ = recording("The quick brown fox jumps over the lazy dog, and the dog does not even wake up.")
+    with pytest.warns(AvatarSyncWarning, match="words are missing"):
+        listen(audio, rate, transcript="The quick brown fox")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AvatarSyncWarning)
+        slow, rate, _ = recording("Hello there, how are you?", rate=90)
+        listen(slow, rate, transcript="Hello there, how are you?")
+
+
+@pytest.mark.parametrize("audio", [{}, {"array": [0.0]}, None, b"RIFF", [0.0, 0.1]])
+def test_what_is_no_recording_is_refused(audio):
+    with pytest.raises(InvalidAudioError, match="give a path") as caught:
+        listen(audio)
+    assert len(str(caught.value)) < 200
+
+
 def test_bad_arguments_are_refused():
     audio, rate, _ = recording("Hello there.")
     with pytest.raises(EmptyTextError):
@@ -254,4 +274,8 @@ def test_listen_reads_files_and_stereo(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.stack([audio, 0.5 * audio], axis=1), rate)
     speech = listen(tmp_path / "a.wav", transcript="Hello, it is good to see you.")
     assert speech.audio.shape == (len(audio), 2) and speech.sampling_rate == rate
+    of_dataset = listen(
+        {"array": audio, "sampling_rate": rate, "path": None}, transcript="Hello, it is good to see you."
+    )
+    assert of_dataset.sampling_rate == rate and np.array_equal(of_dataset.audio, audio)
     assert [word for word, _ in word_starts(speech.track)] == ["hello", "it", "is", "good", "to", "see", "you"]

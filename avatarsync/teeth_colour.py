@@ -23,6 +23,7 @@ DARK_TEETH, BRIGHT_TEETH, LEAST_LIGHT, KNOWN_PIXELS = 0.6, 0.8, 0.6, 60
 RED_FLESH, PALE_TEETH = 0.78, 0.88
 # Blue over red, beside that of teeth, is at least green over red, likewise, to this power, times so much.
 LEAST_BLUE, BLUE_POWER = 0.97, 1.7
+SHADED_TEETH = 0.3  # what is darker beside teeth is none that a painter put in the shade
 SEEN_PIXELS = 12  # bright pixels of a mouth from which on its own teeth count as seen
 
 # What light there is in a mouth has been on flesh before: where little is left, it is red. Of light x, these powers of
@@ -108,12 +109,15 @@ def limit_green(paint: torch.Tensor, below: torch.Tensor, most: torch.Tensor) ->
 def limit_yellow(paint: torch.Tensor, teeth: torch.Tensor) -> torch.Tensor:
     """Paint `(B, 3, H, W)`, black is 0, that is no yellower than teeth of a colour `(B, 3, 1, 1)`: blue is raised.
 
-    What is as green as teeth has about as much blue as they have; what is redder is flesh, and may have less.
+    What is as green as teeth has about as much blue as they have; what is redder is flesh, and may have less, and what
+    is dark beside teeth is none.
     """
     red, green, blue = paint.split(1, 1)
-    tint = _green_over_red(paint)[:, None].clamp_min(0) / _green_over_red(teeth)[:, None]
+    tint = (_green_over_red(paint)[:, None] / _green_over_red(teeth)[:, None]).clamp(0, 1)
     least = LEAST_BLUE * tint**BLUE_POWER * red * (teeth[:, 2:] / teeth[:, :1])
-    return torch.cat([red, green, torch.maximum(blue, least)], 1)
+    light = paint.mean(1, keepdim=True) / teeth.mean(1, keepdim=True)
+    bright = ((light - SHADED_TEETH) / (DARK_TEETH - SHADED_TEETH)).clamp(0, 1)
+    return torch.cat([red, green, torch.lerp(blue, torch.maximum(blue, least), bright)], 1)
 
 
 def shaded(colours: torch.Tensor, light: torch.Tensor) -> torch.Tensor:

@@ -86,8 +86,9 @@ def test_what_little_light_is_left_is_red():
 
 def test_teeth_are_no_yellower_than_teeth_and_flesh_may_be():
     teeth = torch.tensor([220.0, 205.0, 185.0]).view(1, 3, 1, 1)
-    paint = torch.tensor([[200.0, 186.0, 120.0], [110.0, 102.5, 92.5], [150.0, 60.0, 55.0], [200.0, 190.0, 190.0]])
-    limited = limit_yellow(paint.T.view(1, 3, 1, 4), teeth)[0, :, 0].T
+    others = [[110.0, 102.5, 92.5], [150.0, 60.0, 55.0], [200.0, 190.0, 190.0], [40.0, 38.0, 15.0]]
+    paint = torch.tensor([[200.0, 186.0, 120.0], *others])
+    limited = limit_yellow(paint.T.view(1, 3, 1, 5), teeth)[0, :, 0].T
     assert limited[0, 2].item() == pytest.approx(0.97 * 200 * 185 / 220, rel=0.02), "a yellow tooth"
     torch.testing.assert_close(limited[:, :2], paint[:, :2])
     torch.testing.assert_close(limited[1:], paint[1:])

@@ -5,6 +5,7 @@ Ctrl-C in 130, SIGTERM in 143; no half-written file is left behind.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import re
@@ -357,10 +358,14 @@ def _info(args: argparse.Namespace) -> None:
 
 def _in_options(message: str, args: argparse.Namespace) -> str:
     """A message in one line, with the names of Python's arguments as options."""
-    for name in vars(args):
-        option = f"--{name}".replace("_", "-")
-        message = re.sub(rf"\b{name}=(?=\s|[,;:.)]|$)", option, message)
-        message = re.sub(rf"\b{name}=", f"{option} ", message)
+
+    def option(found: re.Match) -> str:
+        name, values = found.groups()
+        return f"--{name}".replace("_", "-") + (f" {values.replace(' ', '')}" if values else "")
+
+    # `face_index=` and `face_box=(x, y)`, but not within a path, which may look like that.
+    names = "|".join(vars(args))
+    message = re.sub(rf"(?<![^\s(])({names})=(?:\(([^)]*)\)|(?=[\s,;:.)]|$))", option, message)
     return " ".join(message.split())
 
 
@@ -372,13 +377,31 @@ def _end(signal_number: int, frame) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 after an error that the user can mend, 130 after Ctrl-C, 141
     where nobody reads on."""
-    args = _build_parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         # Phonemes are no ASCII: files get UTF-8, whatever the locale, and terminals what they can show.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(**({"errors": "backslashreplace"} if stream.isatty() else {"encoding": "utf-8"}))
-    if threading.current_thread() is threading.main_thread():
+            stream.reconfigure(errors="backslashreplace", **({} if stream.isatty() else {"encoding": "utf-8"}))
+    main_thread = threading.current_thread() is threading.main_thread()
+    mindful = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mindful:
         signal.signal(signal.SIGTERM, _end)
+    try:
+        status = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Python would complain once more when it closes the stream.
+        with contextlib.suppress(AttributeError, OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 128 + 13
+    finally:
+        if mindful:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _run(arguments: list[str] | None) -> int:
+    args = _build_parser().parse_args(arguments)
     show_others = warnings.showwarning
 
     def show(message, category, *where) -> None:
@@ -392,17 +415,12 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.simplefilter("always", AvatarSyncWarning)
             warnings.showwarning = show
             args.run(args)
-        sys.stdout.flush()
     except AvatarSyncError as error:
         print(f"avatarsync: error: {_in_options(str(error), args)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("avatarsync: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Python would complain once more when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
     return 0
 
 

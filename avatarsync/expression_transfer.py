@@ -130,8 +130,8 @@ class ExpressionTransfer(nn.Module):
                 are (`eyelids` lets them blink).
             articulation: of what is foretold: how far lips and jaw go, 1 as far as foretold. Lips that close do so
                 whatever it is.
-            lips: `(B, 3)` of what is foretold: how pursed, bitten and parted lips are at least, see `articulators`;
-                None for as the expression says.
+            lips: `(B, 3)` of what is foretold: how pursed, bitten and parted lips are, see `articulators`; pursed and
+                parted at least, and bitten whatever the articulation. None: as the expression says.
         """
         if foretold:
             motion = self._evened(expression - reference_expression)
@@ -145,10 +145,11 @@ class ExpressionTransfer(nn.Module):
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
         target = reference + motion * mobility
         asked = reference.new_zeros(len(reference), 3) if lips is None or not foretold else lips
+        # (B, 4, 20, 2)
         rings = self._lips(reference, expression, reference_expression, gaps, articulation, foretold, asked)
         # The skin around the mouth follows what the lips do beyond the common motion.
         outer = list(OUTER_LIPS)
-        excess = rings[:, 0] - target[:, outer]  # (B, 4, 20, 2) and (B, 20, 2)
+        excess = rings[:, 0] - target[:, outer]  # (B, 20, 2)
         target = target + self.lip_pull @ excess
         target = target.index_copy(1, self._index(LIP_RINGS), rings.flatten(1, 2))
         if foretold:
@@ -183,10 +184,11 @@ class ExpressionTransfer(nn.Module):
         if foretold:
             narrowed = gain * (1 - mouth_width(expression) / resting_width)
             lacking = pursed * (PURSED_SHARE * articulation - narrowed).clamp_min(0)
+            narrower = 1 - lacking / (1 - narrowed).clamp_min(0.1)  # than what it is narrowed to already
             narrowed = narrowed + lacking
             released, rounded = smile_release(own_width, narrowed), rounded_share(narrowed)
             x, y = target_inner.unbind(-1)
-            x = x - (1 - (1 - released) * (1 - lacking))[:, None] * (x - x.mean(1, keepdim=True))
+            x = x - (1 - (1 - released) * narrower)[:, None] * (x - x.mean(1, keepdim=True))
             raised = FLATTENED_SHARE * pursed * _raised_corners(target_inner)
             target_inner = torch.stack([x, y + raised[:, None] * self.along**2], -1)
         # How far lips are apart is said by the expression alone: a smile that shows its teeth closes, too.

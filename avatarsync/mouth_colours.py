@@ -64,6 +64,7 @@ class MouthColours:
         self.pixel = float(np.sqrt(np.linalg.det(matrix[:, :2])))  # of the portrait, in the crop's
         self.sharpening = PAINT_SHARPENING * self._share_between(SHARPENED_SCALES)
         self.own_teeth = OwnTeeth.of_portrait(image, reference, matrix) if self.sharpening else None
+        self.only_paint = only_paint
         self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
         least, most = SMILING_WIDTHS
         smiling = 0.0 if only_paint else float(smooth_step((mouth_width(landmarks) - least) / (most - least)))
@@ -90,9 +91,9 @@ class MouthColours:
         paint = look_up(self._sharpened(paint.float(), copies), lookup, "bicubic", "border")
         if copies is not None:
             paint = paint + look_up(copies, lookup) * self.own_teeth.at(lookup)
-        paint = limit_yellow(paint + 1, self.interior.teeth) - 1
-        if not self.rounded_dark:
+        if self.only_paint:
             return paint
+        paint = limit_yellow(paint + 1, self.interior.teeth) - 1
         light = 1 - self.rounded_dark * self.interior.rounded(landmarks.float() * self.size)[:, None]
         return shaded(paint + 1, light) - 1
 

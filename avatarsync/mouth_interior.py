@@ -4,8 +4,8 @@ A portrait with closed lips says nothing of what is behind them, and the painter
 large face its teeth are a blurred band. Teeth are alike enough to be drawn instead. In millimetres, by the distance of
 the eyes: upper teeth belong to the skull and stay where they are, lower ones go down with the chin, both stand on an
 arch that recedes into the dark, the upper ones shade what is behind them, and lips shade everything; rounded lips hide
-the teeth, and the tongue goes where phonemes put it (`tongue.py`). Widths of teeth are those of textbooks of dental
-anatomy, foreshortened by the arch; heights, light and colours were chosen by eye on portraits.
+the teeth, and the tongue goes where phonemes put it (`articulators.py`). Widths of teeth are those of textbooks of
+dental anatomy, foreshortened by the arch; heights, light and colours were chosen by eye on portraits.
 
 A smile lends the colour of its teeth and the place of their edge, and all that it shows between its lips is kept: what
 is above that edge stays with the skull, what is below goes with the jaw.

@@ -199,8 +199,8 @@ class FaceRenderer:
             codes: `(B, K, D)`.
             eye_openness: `(B,)`, share of the portrait's own eye opening; None: as the portrait has them.
             head_poses: `(B, 4)` as `head_motion.head_poses` returns them, for a renderer made with `moving_head`.
-            articulators: `(B, 4)` as `articulators.articulators_at` returns them, for mouths that are drawn; None: the
-                tongue is low, and lips do what codes say.
+            articulators: `(B, 4)` as `articulators.articulators_at` returns them, obeyed as far as `MouthColours.lips`
+                says; None: the tongue is low, and lips do what codes say.
         """
         if self.strips is None:
             self.prepare()

@@ -67,8 +67,8 @@ class AvatarSyncPipeline(Identities, Pipeline):
         image: portrait: path, PIL image, bytes or `(H, W, 3) uint8`; the output has its size. A list of portraits
             gives a list of videos.
         text: what to say, with `language` (an espeak-ng language, default "en-us") and `voice`.
-        audio: or a recording to follow: a path, an array with `sampling_rate`, or both in a dictionary, as `datasets`
-            has them; `transcript` makes it exact.
+        audio: or a recording to follow: a path, an array with `sampling_rate`, or both under "array" and
+            "sampling_rate", as `datasets` has them; `transcript` makes it exact.
             `recognizer` names a Hub model that reads phonemes or words from a recording without a transcript.
         speech: or a `Speech` that `speak` or `listen` returned, edited or not.
         fps: frames per second, 10 to 60, also "30000/1001"; 25 unless told.
@@ -106,8 +106,9 @@ class AvatarSyncPipeline(Identities, Pipeline):
             raise InvalidArgumentError(
                 f"the model runs in float32, this one was loaded as {model.dtype}: leave dtype out"
             )
-        if isinstance(device := kwargs.get("device"), int):  # transformers counts GPUs; -1 is the CPU
-            device = "cpu" if device < 0 else f"cuda:{device}"
+        if isinstance(device := kwargs.get("device"), int):  # transformers counts accelerators; -1 is the CPU
+            kind = torch.accelerator.current_accelerator() or torch.device("cuda")
+            device = "cpu" if device < 0 else f"{kind.type}:{device}"
         if device is not None:
             kwargs["device"] = _usable_device(device)
         super().__init__(model=model, processor=processor or AvatarSyncProcessor(), **kwargs)

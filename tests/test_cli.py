@@ -105,6 +105,7 @@ GENERATE = ["generate", "--image", "FACE"]
         (["generate", "--image", "missing.png", "-o", "a.mp4", "--text", "Hello"], "no such file"),
         (["generate", "--image", "old.json", "-o", "a.mp4", "--text", "Hello"], "not a picture"),
         (["generate", "--image", "empty", "-o", "a.mp4", "--text", "Hello"], "empty is a folder"),
+        (["generate", "--image", "seed=3/text=/a", "-o", "a.mp4", "--text", "Hello"], ": seed=3/text=/a: there"),
         (["align"], "--text or --audio"),
         (["align", "--text", "Hello", "-o", "old.json"], "--force"),
         (["align", "--text", "Hello", "-o", "a.srt"], ".json"),
@@ -128,7 +129,7 @@ GENERATE = ["generate", "--image", "FACE"]
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--voice", "nobody"], "nobody"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "missing.wav"], "missing.wav"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "silent.wav"], "silent"),
-        (["generate", "--image", "grey.png", "-o", "a.mp4", "--text", "Hello"], "with --face-box (x,"),
+        (["generate", "--image", "grey.png", "-o", "a.mp4", "--text", "Hello"], "with --face-box x,y,width,height"),
         (["align", "--text", "Hello", "--model", "missing"], "missing"),
         (["info", "--model", "."], "model"),
     ],
@@ -236,13 +237,27 @@ def test_phonemes_are_written_whatever_the_locale_and_until_nobody_reads_on():
     assert process.wait(120) == 141 and process.stderr.read() == b""
 
 
+def test_names_that_no_encoding_has_and_output_that_is_closed_are_no_reason_to_fail():
+    process = run(["generate", "--image", b"\xff.png", "-o", "a.mp4", "--text", "Hello"], stdout=subprocess.PIPE)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2 and said.count(b"\n") == 1 and b"no such file" in said
+    process = run(["info", "--voices"], preexec_fn=functools.partial(os.close, 1))
+    assert process.communicate(timeout=120)[1] == b"" and process.returncode == 0
+
+
+def test_the_signals_of_whoever_calls_are_left_as_they_were(capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["info", "--voices"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_what_is_probably_not_meant_is_remarked_on_in_one_line(portrait, tmp_path, capfd):
     from avatarsync.phonemes import speak
 
     speech = speak("Good morning, how are you today? I hope that all of you are well.")
     speech.save(tmp_path / "speech.wav")
     assert main(["align", "--audio", str(tmp_path / "speech.wav"), "--transcript", "Good morning"]) == 0
-    assert "avatarsync: warning: the transcript takes about" in capfd.readouterr().err
+    assert "avatarsync: warning: the words take about" in capfd.readouterr().err
     track = PhonemeTrack([Phoneme("5★", 0.0, 0.2), Phoneme("a", 0.2, 0.4)])
     track.save(tmp_path / "a.json")
     arguments = ["--image", portrait, "--track", str(tmp_path / "a.json"), "-o", str(tmp_path / "a.mp4")]

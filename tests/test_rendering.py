@@ -73,6 +73,7 @@ def test_paint_is_sharpened_as_far_as_it_is_enlarged(tokenizer):
 
 
 def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(tokenizer, monkeypatch):
+    monkeypatch.setattr("avatarsync.mouth_colours.limit_yellow", lambda paint, teeth: paint)
     # Shading, which is painted, reaches beyond the mouth.
     monkeypatch.setattr("avatarsync.visual_tokenizer_layers.MOST_SHADING", 1e-9)
     monkeypatch.setattr("avatarsync.visual_tokenizer_layers.MOST_TINT", 1e-9)
@@ -102,6 +103,22 @@ def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(token
     # Teeth are lighter than this skin, what is behind them is far darker.
     inside = drawn[changed[:, 0], changed[:, 1]].mean(-1)
     assert inside.max() > 165 and inside.min() < 80
+
+
+def test_a_painter_that_knows_the_mouth_is_not_corrected(tokenizer, monkeypatch):
+    image, alignment = portrait(70, 70, face=0.9)
+    codes = torch.tanh(torch.randn(1, 16, 10, generator=torch.Generator().manual_seed(0)))
+
+    def frames():
+        return [
+            FaceRenderer(tokenizer, image, alignment, "pose_driven", only_paint=known).render(codes).astype(int)
+            for known in (False, True)
+        ]
+
+    before = frames()
+    monkeypatch.setattr("avatarsync.mouth_colours.limit_yellow", lambda paint, teeth: torch.zeros_like(paint))
+    (corrected, left) = frames()
+    assert np.abs(corrected - before[0]).max() > 20 and np.array_equal(left, before[1])
 
 
 def test_a_large_smile_keeps_its_own_teeth(tokenizer, monkeypatch):

@@ -313,6 +313,9 @@ def test_pursed_lips_are_narrow_and_lose_their_smile(face, transfer):
     assert asked_width(face, 1.0) == pytest.approx(1 - PURSED_SHARE, abs=0.01)
     assert asked_width(face, 0.5) == pytest.approx(1 - PURSED_SHARE / 2, abs=0.01)
     assert asked_width(face, 1.0, 0.5) == pytest.approx(1 - PURSED_SHARE / 2, abs=0.01)
+    for articulation in (1.0, 2.0):
+        wider = asked_width(narrowed(face, -0.1), 1.0, articulation)
+        assert wider == pytest.approx(1 - articulation * PURSED_SHARE, abs=0.03), "however wide it is said to be"
     narrower = narrowed(face, 0.15)
     assert asked_width(narrower, 1.0) == pytest.approx(asked_width(narrower, 0.0), abs=1e-4), "codes do more"
 

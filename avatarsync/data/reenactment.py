@@ -26,7 +26,7 @@ from ..expression_transfer import ExpressionTransfer
 from ..image_processing_face import NOSE_TIP, NUM_LANDMARKS, pose_driven_matrix, warp_image
 from ..lip_edges import darken, lip_line, well_inside
 from ..mouth_interior import MouthInterior, sample
-from ..teeth_colour import skin_colour
+from ..teeth_colour import shaded, skin_colour
 from ..warping import mesh_flow, soften, warp
 from .dataset import SPLITS, Rows, encode_image
 from .expressions import Expressions
@@ -141,7 +141,7 @@ def reenact(
         places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)[None].expand(len(before), -1, -1, -1)
         interior = drawn.draw(places, after, pixel=1.0)
         for where, share, light in drawn.kept(places, after):
-            interior = torch.lerp(interior, sample(portraits, where) * light, share)
+            interior = torch.lerp(interior, shaded(sample(portraits, where), light), share)
     else:
         mouth_flow, _ = mesh_flow(driving, after, side)
         interior = warp(drivers, mouth_flow, mode="bicubic")

@@ -1,5 +1,6 @@
 """A recording → the speech in it: reading it, and timing its phonemes with or without a transcript."""
 
+import contextlib
 import os
 import struct
 
@@ -141,7 +142,7 @@ def listen(
 
     Args:
         audio: a path, or float samples `(samples,)` or `(samples, channels)` with `sampling_rate`; or both in a
-            dictionary, under "array" and "sampling_rate", as `datasets` has them.
+            dictionary, under "array" and "sampling_rate", as the columns of `datasets` are read.
         transcript: what is said.
         language: espeak language code of the speech.
         recognizer: Hub id or folder of a transformers model with a CTC head over phonemes, or of a Whisper model;
@@ -157,8 +158,9 @@ def listen(
     language = resolve_language(language)
     if transcript is not None and recognizer is not None:
         raise AlignmentError("a transcript and a recognizer contradict each other: give one of the two")
-    if isinstance(audio, dict):
-        audio, sampling_rate = audio.get("array"), audio.get("sampling_rate", sampling_rate)
+    if hasattr(audio, "__getitem__") and not isinstance(audio, str | np.ndarray):
+        with contextlib.suppress(KeyError, TypeError, IndexError):
+            audio, sampling_rate = audio["array"], audio["sampling_rate"]
     if isinstance(audio, np.ndarray):
         if sampling_rate is None:
             raise InvalidAudioError("samples without a rate: give sampling_rate=")

@@ -56,8 +56,8 @@ def fitting_rate(transcript: str, language: str, mono: np.ndarray, sampling_rate
         )
     if spoken > SUSPICIOUS_SLOWDOWN * expected:
         warnings.warn(
-            f"the transcript takes about {expected:.1f} s to say, and {spoken:.1f} s of the recording are not silent: "
-            "where words are missing from it, the lips will be wrong",
+            f"the words take about {expected:.1f} s to say, and {spoken:.1f} s of the recording are not silent: "
+            "where words are missing, the lips will be wrong",
             AvatarSyncWarning,
             stacklevel=2,
         )

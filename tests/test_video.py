@@ -397,7 +397,7 @@ def test_what_is_no_picture(tmp_path):
         (tmp_path / "notes.jpg", "not a picture"),
         (tmp_path / "empty.png", "not a picture"),
         (tmp_path / "missing.png", "no such file"),
-        (tmp_path, "no such file"),
+        (tmp_path, "is a folder"),
         (b"", "not a picture"),
         (jpeg[: len(jpeg) // 2], "truncated"),
         (png[: len(png) // 2], "truncated"),

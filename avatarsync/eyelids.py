@@ -31,9 +31,10 @@ EYES = (
 LASHES, WATERLINE, EDGE = 0.04, 0.10, 0.07
 # The line in which shut lids meet: half its width, and the share of the light that it takes.
 LINE_WIDTH, LINE_DEPTH = 0.035, 0.25
-# A lid's skin is like what lies at these distances above its edge and below the eye, smoothly along the eye; above, in
-# the shadow of fold and brow, at most by this share. It is round: its middle is lighter by so much.
+# A lid's skin is like what lies at these distances above its edge and below the eye, beyond its lashes, smoothly
+# along the eye; above, in the shadow of fold and brow, at most by this share. Its round middle is so much lighter.
 SKIN_REACH, SKIN_SAMPLES, SKIN_SMOOTHNESS, ABOVE_SHARE, ROUND_LIGHT = 0.16, 9, 0.12, 0.5, 0.06
+LASHES_BELOW = 0.14
 # It has the grain of the skin down to so far below the eye, which is what is finer than the second; of lashes and the
 # rims of glasses so many grey levels at most.
 GRAIN_REACH, GRAIN_SIZE, MOST_GRAIN = 0.3, 0.05, 8.0
@@ -83,7 +84,7 @@ class Eyelid:
         steps = np.linspace(0, SKIN_REACH, SKIN_SAMPLES)
         skin = [
             self._skin(image, across, start[:, None] + sign * steps)
-            for start, sign in ((edge + drop + LINE_WIDTH, 1), (edge - lashes - EDGE, -1))
+            for start, sign in ((edge + drop + LASHES_BELOW, 1), (edge - lashes - EDGE, -1))
         ]
         table = np.concatenate([np.stack([edge, drop, lashes, taper]), *skin])  # (10, COLUMNS)
         self.table = torch.from_numpy(table).to(device, torch.float32)

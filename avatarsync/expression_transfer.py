@@ -8,7 +8,7 @@ expression R. Going to expression D then means, in fractions of the crop's side:
 - the gap between the inner lips becomes D's, whatever the reference's was: a broad smile keeps its shape and closes;
 - the lips' thickness stays the reference's own and changes as from R to D; lips of a smile that shuts are pressed;
 - where D is foretold from speech, both halves do the same, corners move farther than D says, rounded lips are
-  pursed, and smiles give way to them (`ExpressionTransfer.forward`);
+  pursed, smiles give way to them, and lips do what phonemes ask for (`ExpressionTransfer.forward`);
 - eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye, and stay as they are
   where D is foretold;
 - the line of the jaw goes down with the chin;
@@ -183,14 +183,8 @@ class ExpressionTransfer(nn.Module):
         released = rounded = torch.zeros_like(own_width)
         if foretold:
             narrowed = gain * (1 - mouth_width(expression) / resting_width)
-            lacking = pursed * (PURSED_SHARE * articulation - narrowed).clamp_min(0)
-            narrower = 1 - lacking / (1 - narrowed).clamp_min(0.1)  # than what it is narrowed to already
-            narrowed = narrowed + lacking
-            released, rounded = smile_release(own_width, narrowed), rounded_share(narrowed)
-            x, y = target_inner.unbind(-1)
-            x = x - (1 - (1 - released) * narrower)[:, None] * (x - x.mean(1, keepdim=True))
-            raised = FLATTENED_SHARE * pursed * _raised_corners(target_inner)
-            target_inner = torch.stack([x, y + raised[:, None] * self.along**2], -1)
+            wanted = PURSED_SHARE * articulation
+            target_inner, released, rounded = self._rounded(target_inner, own_width, narrowed, pursed, wanted)
         # How far lips are apart is said by the expression alone: a smile that shows its teeth closes, too.
         sides = torch.linspace(-1, 1, len(UPPER), device=gaps.device, dtype=gaps.dtype) ** 2
         gaps = gaps * (1 - ROUNDED_SIDES * rounded[:, None] * sides)
@@ -219,6 +213,18 @@ class ExpressionTransfer(nn.Module):
             size = (own.norm(dim=-1) / resting.norm(dim=-1).clamp_min(1e-3)).clamp(*THICKNESS_RANGE)
             rings.append(target_inner + (own + (wanted - resting) * size[..., None]) * height)
         return torch.stack([*rings, target_inner], 1)
+
+    def _rounded(self, inner, own_width, narrowed, pursed, wanted):
+        """Inner lips `(B, 20, 2)` of a mouth that an expression narrows by shares `(B,)`, as phonemes want it:
+        by `wanted` where lips are fully pursed; how far its smile gives way, and how rounded it is, `(B,)` each."""
+        lacking = pursed * (wanted - narrowed).clamp_min(0)
+        narrower = 1 - lacking / (1 - narrowed).clamp_min(0.1)  # than what it is narrowed to already
+        narrowed = narrowed + lacking
+        released = smile_release(own_width, narrowed)
+        x, y = inner.unbind(-1)
+        x = x - (1 - (1 - released) * narrower)[:, None] * (x - x.mean(1, keepdim=True))
+        raised = FLATTENED_SHARE * pursed * _raised_corners(inner)
+        return torch.stack([x, y + raised[:, None] * self.along**2], -1), released, rounded_share(narrowed)
 
     def _eye_openness(self, expression, reference_expression, upper, lower) -> torch.Tensor:
         """Share `(B,)` of the reference's own opening that an eye shows under the expression."""

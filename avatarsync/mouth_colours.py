@@ -68,7 +68,7 @@ class MouthColours:
         self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
         least, most = SMILING_WIDTHS
         smiling = 0.0 if only_paint else float(smooth_step((mouth_width(landmarks) - least) / (most - least)))
-        self.rounded_dark = 0.0 if only_paint else ROUNDED_DARK + smiling * (SMILES_DARK - ROUNDED_DARK)
+        self.rounded_dark = ROUNDED_DARK + smiling * (SMILES_DARK - ROUNDED_DARK)
         rounding = max(self.drawn, smiling)
         self.lips = landmarks.new_tensor([rounding, self.drawn, rounding])
         own = reference.pixels.float() + 1, landmarks * self.size, self.size

@@ -222,6 +222,7 @@ def run(arguments, **options):
     return subprocess.Popen([sys.executable, "-m", "avatarsync.cli", *arguments], cwd=ROOT, stderr=-1, **options)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes and file names of POSIX")
 def test_phonemes_are_written_whatever_the_locale_and_until_nobody_reads_on():
     text = "Sing a song of sixpence, a pocket full of rye. " * 400
     process = run(
@@ -237,6 +238,7 @@ def test_phonemes_are_written_whatever_the_locale_and_until_nobody_reads_on():
     assert process.wait(120) == 141 and process.stderr.read() == b""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes and file names of POSIX")
 def test_names_that_no_encoding_has_and_output_that_is_closed_are_no_reason_to_fail():
     process = run(["generate", "--image", b"\xff.png", "-o", "a.mp4", "--text", "Hello"], stdout=subprocess.PIPE)
     _, said = process.communicate(timeout=120)

@@ -39,7 +39,8 @@ HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's sid
 PICTURE_FADE = 0.08
 # How often a side's pixels are enlarged, by the most pixels of the moving part for which that is affordable.
 ENLARGEMENTS = ((3, 1_000_000), (2, 4_000_000))
-# Matrix products of odd numbers of frames are rounded otherwise, and a frame is not to depend on its neighbours.
+# Products of other numbers of frames may be rounded otherwise (odd ones everywhere; eight and four, in bfloat16, on
+# some CPUs), and a frame is not to depend on its neighbours.
 BATCH_MULTIPLE = 4
 STRIP_BYTES = 1_000_000  # of the enlarged picture: what a core's cache holds
 
@@ -248,17 +249,21 @@ class FaceRenderer:
         return fetched.clamp_(0.5, 255.5) if self.enlargement == 1 else fetched
 
     def _decode(self, codes: torch.Tensor, articulators: torch.Tensor | None) -> DecoderOutput:
-        """What the decoder makes of codes `(B, K, D)`, the same whatever B: odd batches are filled up with copies."""
+        """What the decoder makes of codes `(B, K, D)`, the same whatever B: always so many at a time, and
+        odd batches are filled up with copies."""
         batch, missing = len(codes), -len(codes) % BATCH_MULTIPLE
         lips = None if articulators is None else articulators[:, 1:] * self.mouth.lips
         if missing:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
             lips = None if lips is None else torch.cat([lips, lips[-1:].expand(missing, -1)])
         # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
-        reference = self.reference.expand(len(codes))
-        how = {"foretold": True, "articulation": self.articulation, "painted": self.mouth.drawn < 1, "lips": lips}
-        decoded = self.tokenizer.decode(codes, reference, self.detail, **how)
-        return DecoderOutput(**{name: value[:batch] for name, value in decoded.items()})
+        how = {"foretold": True, "articulation": self.articulation, "painted": self.mouth.drawn < 1}
+        reference, parts = self.reference.expand(BATCH_MULTIPLE), []
+        for first in range(0, len(codes), BATCH_MULTIPLE):
+            now = slice(first, first + BATCH_MULTIPLE)
+            asked = None if lips is None else lips[now]
+            parts.append(self.tokenizer.decode(codes[now], reference, self.detail, lips=asked, **how))
+        return DecoderOutput(**{name: torch.cat([part[name] for part in parts])[:batch] for name in parts[0]})
 
     def _face_offsets(
         self, decoded: DecoderOutput, head_poses: torch.Tensor | None

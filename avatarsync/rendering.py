@@ -249,8 +249,8 @@ class FaceRenderer:
         return fetched.clamp_(0.5, 255.5) if self.enlargement == 1 else fetched
 
     def _decode(self, codes: torch.Tensor, articulators: torch.Tensor | None) -> DecoderOutput:
-        """What the decoder makes of codes `(B, K, D)`, the same whatever B: always so many at a time, and
-        odd batches are filled up with copies."""
+        """What the decoder makes of codes `(B, K, D)`, the same whatever B: always BATCH_MULTIPLE at a
+        time, the last ones filled up with copies."""
         batch, missing = len(codes), -len(codes) % BATCH_MULTIPLE
         lips = None if articulators is None else articulators[:, 1:] * self.mouth.lips
         if missing:

@@ -6,7 +6,7 @@ from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
 from avatarsync.lip_seam import keep_lips_apart
 from avatarsync.modeling_face_aligner import FaceAlignment
 from avatarsync.mouth_colours import ROUNDED_DARK
-from avatarsync.rendering import FaceRenderer
+from avatarsync.rendering import BATCH_MULTIPLE, FaceRenderer
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +215,16 @@ def test_frames_do_not_depend_on_their_company(tokenizer, height):
     together = renderer.render(codes, eyes, articulators=asked)
     alone = [renderer.render(codes[i : i + 1], eyes[i : i + 1], articulators=asked[i : i + 1]) for i in range(5)]
     assert np.abs(together.astype(int) - np.concatenate(alone)).max() <= 1
+
+
+@pytest.mark.parametrize("frames", [1, 4, 9])
+def test_frames_are_decoded_so_many_at_a_time_whatever_the_batch(tokenizer, monkeypatch, frames):
+    """CPUs round products of other numbers of frames otherwise, some of them only in bfloat16."""
+    image, alignment = portrait(70, 70, face=0.9)
+    renderer, decode, sizes = FaceRenderer(tokenizer, image, alignment, "pose_driven"), tokenizer.decode, []
+    monkeypatch.setattr(tokenizer, "decode", lambda codes, *a, **k: sizes.append(len(codes)) or decode(codes, *a, **k))
+    assert len(renderer.render(torch.tanh(torch.randn(frames, 16, 10)))) == frames
+    assert sizes == [BATCH_MULTIPLE] * -(-frames // BATCH_MULTIPLE)
 
 
 def test_rounded_lips_are_dark_inside_but_for_a_painter_that_knows_the_mouth(tokenizer, monkeypatch):

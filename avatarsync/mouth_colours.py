@@ -6,12 +6,15 @@ the painter's shading does about such lips, one to three grey levels in nine ten
 nobody sees, and painting takes 7 ms a frame.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from .expression_transfer import RESTING_WIDTH
 from .lip_edges import mouth_width
-from .modeling_visual_tokenizer import Reference
+from .lip_seam import marked_extent
+from .modeling_visual_tokenizer import DecoderOutput, Reference
 from .mouth_interior import MouthInterior
 from .own_teeth import OwnTeeth
 from .smooth_step import smooth_step
@@ -78,6 +81,46 @@ class MouthColours:
         """0 for faces that are enlarged by the first of two scales or less, 1 from the second on."""
         least, most = scales
         return float(np.clip((1 / self.pixel - least) / (most - least), 0, 1))
+
+    def lay_over(
+        self,
+        pixels: torch.Tensor,
+        drawing: torch.Tensor,
+        paint: torch.Tensor | None,
+        lookup: torch.Tensor,
+        decoded: DecoderOutput,
+        tongue_heights: torch.Tensor | None,
+    ) -> None:
+        """Lay the insides of mouths over pixels `(B, 3, h, w)`, 0 to 255, in place.
+
+        Args:
+            drawing, paint: `(B, 1, h, w)`, how much of each pixel is drawn and painted; no paint where all is drawn.
+            lookup: places `(B, h, w, 2)` in the crop, which is [-1, 1].
+            tongue_heights: `(B,)`, as `MouthInterior.draw` takes them.
+        """
+        before = pixels.clone()
+
+        def lay(share: torch.Tensor, inside_at: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+            # Most frames have their lips shut, and heads move by more than lips are apart: what is not seen takes
+            # longer than what is.
+            rows, columns = marked_extent(share > 0)
+            if rows is None:
+                return
+            frames = torch.nonzero(share.flatten(1).amax(1) > 0).flatten()
+            here = (frames, slice(None), rows, columns)
+            inside = inside_at(lookup[frames, rows, columns].contiguous(), frames)  # (B', 3, h', w')
+            pixels[here] += share[here] * ((inside + 1) * 127.5 - before[here])
+
+        landmarks = decoded.landmarks
+        if paint is not None:
+            lay(paint, lambda places, of: self.painted_at(places, landmarks[of], decoded.paint[of]))
+        if self.drawn:
+
+            def drawn_at(places: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+                heights = None if tongue_heights is None else tongue_heights[of]
+                return self.drawn_at(places, landmarks[of], heights)
+
+            lay(drawing, drawn_at)
 
     def painted_at(self, lookup: torch.Tensor, landmarks: torch.Tensor, paint: torch.Tensor) -> torch.Tensor:
         """The inside of the mouth, painted: `(B, 3, h, w)` in [-1, 1].

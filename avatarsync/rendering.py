@@ -324,14 +324,8 @@ class FaceRenderer:
             lookup, mouth = self._lookup(*painted, head_poses, len(part)), within(painted)
             masks = look_up(masks, lookup)
             drawing, line, *paint = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
-            before = mouth
-            if drawn < 1:
-                inside = self.mouth.painted_at(lookup, decoded.landmarks, decoded.paint)
-                mouth = mouth + paint[0] * ((inside + 1) * 127.5 - before)
-            if drawn:
-                inside = self.mouth.drawn_at(lookup, decoded.landmarks, tongue_heights)
-                mouth = mouth + drawing * ((inside + 1) * 127.5 - before)
-            before.copy_(darken(mouth, line, 0.0))
+            self.mouth.lay_over(mouth, drawing, paint[0] if paint else None, lookup, decoded, tongue_heights)
+            mouth.copy_(darken(mouth, line, 0.0))
         if shaded is not None:
             within(shaded).add_(look_up(shading, self._lookup(*shaded, head_poses, len(part))), alpha=127.5)
         _put(pixels, face.round_().clamp_(0, 255))

@@ -105,6 +105,33 @@ def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(token
     assert inside.max() > 165 and inside.min() < 80
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("height", [120, 150, 600])  # painted, some of both, drawn
+def test_mouths_are_laid_over_what_is_marked_as_if_colours_were_known_everywhere(tokenizer, height):
+    image, alignment = portrait(height, height)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+    decoded = renderer._decode(torch.tanh(3 * torch.randn(3, 16, 10)), None)
+    lookup = renderer.lookup.expand(3, -1, -1, -1)
+    tongue = torch.tensor([0.0, 0.5, 1.0])
+    shares = torch.zeros(2, 3, 1, *lookup.shape[1:3])
+    shares[:, 0, :, 10:30, 20:50] = torch.rand(2, 1, 20, 30)
+    shares[0, 2, :, 15:18, 5:9] = 1.0  # nothing in the second frame
+    drawing, paint = shares * torch.tensor([renderer.mouth.drawn, 1 - renderer.mouth.drawn]).view(2, 1, 1, 1, 1)
+    before = 255 * torch.rand(3, 3, *lookup.shape[1:3])
+    expected = before.clone()
+    if renderer.mouth.drawn < 1:
+        expected += paint * (
+            (renderer.mouth.painted_at(lookup, decoded.landmarks, decoded.paint) + 1) * 127.5 - before
+        )
+    if renderer.mouth.drawn:
+        expected += drawing * ((renderer.mouth.drawn_at(lookup, decoded.landmarks, tongue) + 1) * 127.5 - before)
+    pixels = before.clone()
+    paint = None if renderer.mouth.drawn == 1 else paint
+    renderer.mouth.lay_over(pixels, drawing, paint, lookup, decoded, tongue)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-3)
+    assert torch.equal(pixels[1], before[1]) and not torch.equal(pixels[0], before[0])
+
+
 def test_a_painter_that_knows_the_mouth_is_not_corrected(tokenizer, monkeypatch):
     image, alignment = portrait(70, 70, face=0.9)
     codes = torch.tanh(torch.randn(1, 16, 10, generator=torch.Generator().manual_seed(0)))

@@ -108,6 +108,7 @@ class Demo:
 
     def __init__(self, studio: Studio, examples: Path):
         self.studio = studio
+        studio.warn = functools.partial(gr.Warning, title="That may not look right")
         self.reach = studio.talk.model.keyframe_generator.reach
         with gr.Blocks(
             title="AvatarSync", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS)

@@ -2,7 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
@@ -25,7 +27,14 @@ from timeline import from_rows, round_track
 
 from avatarsync import AvatarSyncPipeline, PhonemeTrack, Speech
 from avatarsync.adapters import CONFIG_FILE
-from avatarsync.errors import AdapterError, AvatarSyncError, FaceNotFoundError, InvalidImageError, MultipleFacesError
+from avatarsync.errors import (
+    AdapterError,
+    AvatarSyncError,
+    AvatarSyncWarning,
+    FaceNotFoundError,
+    InvalidImageError,
+    MultipleFacesError,
+)
 from avatarsync.outputs import Making
 from avatarsync.phonemes import load_audio
 from avatarsync.video import load_image
@@ -102,6 +111,7 @@ class Studio:
     Args:
         talk: the pipeline.
         adapters: folders of adapters by name.
+        warn: told, as a sentence, whatever the package warns of.
 
     Raises:
         AdapterError, MissingDependencyError: one of the adapters cannot be used with this pipeline.
@@ -109,6 +119,7 @@ class Studio:
 
     talk: AvatarSyncPipeline
     adapters: dict[str, Path] = field(default_factory=dict)
+    warn: Callable[[str], object] = warnings.warn
 
     def __post_init__(self):
         # All at once, some tens of milliseconds each: what is wrong with one is for who starts the demo, not visitors.
@@ -151,7 +162,8 @@ class Studio:
         check_seconds(_recorded_seconds(path))
         try:
             audio, sampling_rate = load_audio(path)
-            speech = self.talk.listen(audio, transcript or None, language, sampling_rate)
+            with self._warnings_told():
+                speech = self.talk.listen(audio, transcript or None, language, sampling_rate)
         except AvatarSyncError as error:
             raise type(error)(str(error).replace(os.fspath(path), "The recording")) from error
         return self._checked(speech)
@@ -172,7 +184,8 @@ class Studio:
             "attention_window": choices.attention_window,
             "face_index": choices.face_index,
         }
-        stream = self.talk.stream(portrait, speech=speech, fps=choices.fps, **options)
+        with self._warnings_told():
+            stream = self.talk.stream(portrait, speech=speech, fps=choices.fps, **options)
         video_format = VideoFormat(stream.fps, stream.height, stream.width)
         job = Job(speech, stream.making, video_format, [], choices.identity)
         edges = segment_edges(stream.num_frames, stream.fps)
@@ -188,7 +201,8 @@ class Studio:
         if speech.track == job.speech.track:
             raise LimitError("The timeline is as it was rendered: edit a row first.")
         self._wear(job.identity)
-        changed = self.talk.changed_frames(job.making, speech)
+        with self._warnings_told():
+            changed = self.talk.changed_frames(job.making, speech)
         edges = segment_edges(sum(map(len, job.segments)), job.format.fps)
         touched = {index for index, (first, stop) in enumerate(edges) if ((changed >= first) & (changed < stop)).any()}
         frames = [frame for index in sorted(touched) for frame in range(*edges[index])]
@@ -231,6 +245,18 @@ class Studio:
         drawn = f"{total} of {edges[-1][1]} frames" if total < edges[-1][1] else f"{total} frames"
         yield Step(f"Drew {drawn} in {seconds:.1f} s, for {job.seconds:.1f} s of video", 1.0, job=job)
 
+    @contextmanager
+    def _warnings_told(self) -> Iterator[None]:
+        """Tell visitors what the package would tell whoever started the demo."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AvatarSyncWarning)
+            yield
+        for warning in caught:
+            if issubclass(warning.category, AvatarSyncWarning):
+                self.warn(sentence(warning.message))
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
     def _wear(self, identity: str | None) -> None:
         """Speak as an adapter, or as the base."""
         if identity is not None and identity not in self.adapters:
@@ -253,8 +279,8 @@ def find_adapters(folder: str | os.PathLike | None) -> dict[str, Path]:
     return {file.parent.name: file.parent for file in files}
 
 
-def sentence(error: AvatarSyncError) -> str:
-    """What went wrong and what to do, as one sentence in the words of the page, not of Python."""
+def sentence(error: AvatarSyncError | AvatarSyncWarning) -> str:
+    """What went wrong, or may have, and what to do, as one sentence in the words of the page, not of Python."""
     if isinstance(error, FaceNotFoundError):
         return "No face was found in the picture: use one with a single face that looks at the camera."
     if isinstance(error, MultipleFacesError):

@@ -164,7 +164,7 @@ class Page:
         box.send_keys(Keys.CONTROL, "a")
         box.send_keys(str(value), Keys.ENTER)
 
-    def error(self):
+    def message(self):
         """The sentence that gradio's message shows."""
         return wait_for(lambda: self.script("return document.querySelector('.toast-body')?.innerText"), "a message")
 
@@ -247,6 +247,10 @@ def test_upload_speak_play_edit_and_render_again(page, portrait):
     assert same.count(False) > 0
     assert all(same[drawn:]), "frames beyond the edit are the same bytes"
 
+    page.edit_cell(2, 0, "7")
+    page.click("#again")
+    assert "No such phoneme is known as '7'" in page.message()
+
 
 def test_a_recording_speaks(page, portrait, tmp_path):
     speech = speak("Good morning to all of you.", voice="f3")
@@ -283,7 +287,7 @@ def test_a_picture_without_a_face_is_told(page, tmp_path):
     page.consent()
     page.click("#speak")
     page.wait_for_status("No face was found in the picture")
-    assert "No face was found" in page.error()
+    assert "No face was found" in page.message()
     wait_for(page.find("#speak").is_enabled, "the button to be ready again")
 
 
@@ -300,7 +304,7 @@ def test_an_empty_text_and_a_missing_consent_are_told(page, portrait):
 def test_a_file_of_30_megabytes_is_refused(page, portrait, tmp_path):
     (tmp_path / "large.png").write_bytes(portrait.read_bytes() + bytes(30_000_000))
     page.upload(tmp_path / "large.png")
-    assert "maximum allowed size of 20" in page.error()
+    assert "maximum allowed size of 20" in page.message()
     assert page.script("return document.querySelector('#portrait img')") is None
 
 

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import rendering_jobs
+import soundfile
 import torch
 from example_portraits import save_examples
 from limits import MAX_FILE_BYTES, MAX_SECONDS, MAX_SIDE, LimitError
@@ -113,6 +114,24 @@ def test_an_unchanged_or_broken_table_is_refused(studio, made):
     rows[1][2] = "never"
     with pytest.raises(InvalidTrackError, match="Row 2"):
         next(studio.render_again(job, rows))
+
+
+def test_visitors_are_told_what_the_package_warns_of(studio, portrait, made, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(studio, "warn", told.append)
+    job = made[2]
+    rows = to_rows(job.speech.track)
+    spoken = next(number for number, row in enumerate(rows) if row[0] != "sil")
+    rows[spoken][0] = "7"
+    run(studio.render_again(job, rows))
+    assert len(told) == 1 and told[0].startswith("No such phoneme is known as '7'") and told[0].endswith(".")
+    told.clear()
+    soundfile.write(tmp_path / "spoken.wav", job.speech.audio, job.speech.sampling_rate)
+    studio.listen(tmp_path / "spoken.wav", "Good to see you again.", "en-us")
+    assert len(told) == 1 and "where words are missing, the lips will be wrong" in told[0]
+    told.clear()
+    list(studio.render(portrait, studio.speak("Yes.", "en-us", None), Choices(fps=10)))
+    assert told == []
 
 
 def test_work_that_takes_too_long_is_stopped(studio, portrait, monkeypatch):

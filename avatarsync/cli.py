@@ -78,6 +78,8 @@ class _Parser(argparse.ArgumentParser):
     """Reports a wrong argument in one line, as every other error."""
 
     def error(self, message: str):
+        if found := re.match("argument (--text|--transcript): expected one argument", message):
+            message += f": what begins with a dash is written with an equals sign, {found.group(1)}=-Hello"
         self.exit(2, f"avatarsync: error: {message} ('{self.prog} --help' lists the options)\n")
 
 
@@ -197,6 +199,10 @@ def _check_speech_options(args: argparse.Namespace) -> None:
         raise InvalidArgumentError("--transcript says what is said in a recording: give it with --audio alone")
     if args.voice is not None and args.text is None:
         raise InvalidArgumentError("--voice is the speaker of a text: give it with --text")
+    if args.track is not None and args.language is not None:
+        raise InvalidArgumentError(
+            "--language belongs to --text or --audio: a track already has its phonemes, leave it out"
+        )
 
 
 def _silence_transformers() -> None:

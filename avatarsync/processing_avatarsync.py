@@ -79,10 +79,12 @@ class AvatarSyncProcessor(ProcessorMixin):
         frames = FrameSchedule(speech.duration, self.fps if fps is None else fps)
         speech.track.validate()
         if len(speech.track) and speech.track[-1].end > speech.duration + TRACK_TOLERANCE:
-            raise InvalidTrackError(
-                f"the track ends at {speech.track[-1].end:.2f} s, its audio at {speech.duration:.2f} s: shorten the "
-                "track, or lengthen the audio with silence"
-            )
+            end = speech.track[-1].end
+            # In milliseconds the track would end with its audio, or somewhat before.
+            likely = speech.duration / 2 <= end / 1000 <= speech.duration + TRACK_TOLERANCE
+            advice = "shorten the track, or lengthen the audio with silence"
+            advice = "give its times in seconds, not in milliseconds" if likely else advice
+            raise InvalidTrackError(f"the track ends at {end:.2f} s, its audio at {speech.duration:.2f} s: {advice}")
         unknown = [(index, p.symbol) for index, p in enumerate(speech.track) if not self.mapping.knows(p.symbol)]
         if unknown:
             named = ", ".join(f"{symbol!r} (entry {index})" for index, symbol in unknown[:5])

@@ -16,6 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image, ImageOps
 
 from avatarsync.errors import InvalidArgumentError, InvalidAudioError, InvalidImageError, OutputError
+from avatarsync.phonemes.audio import check_peak, to_mono
 from avatarsync.schedule import parse_frame_rate
 from avatarsync.version import __version__
 
@@ -40,8 +41,9 @@ AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8
 def load_image(source: str | os.PathLike | bytes | np.ndarray | Image.Image) -> np.ndarray:
     """Read a portrait as `(H, W, 3) uint8` RGB, upright.
 
-    EXIF rotation is applied; greyscale, palette, CMYK and 16-bit pictures are converted; transparent ones are laid on
-    mid-grey. Of an animation the first frame is taken. An embedded colour profile is not applied.
+    EXIF rotation is applied; greyscale, palette, CMYK, 16-bit and 32-bit pictures are converted (32 bits hold 8 or 16,
+    as their largest value tells); transparent ones are laid on mid-grey. Of an animation the first frame is taken. An
+    embedded colour profile is not applied.
 
     Args:
         source: a path, the bytes of an image file, a PIL picture, or an array `(H, W)` or `(H, W, 1 | 3 | 4)`, uint8
@@ -96,7 +98,10 @@ def _picture_to_rgb(picture: Image.Image, name: str) -> np.ndarray:
     try:
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I"):  # 16 bits a pixel, in whichever mode this file format opens
-            return _array_to_rgb(np.asarray(picture).clip(0, 65535).astype(np.uint16))
+            array = np.asarray(picture).clip(0, 65535)
+            # Of 32 bits a program may have used 8: read as 16, such a picture would be black.
+            eight = picture.mode == "I" and array.max() <= 255
+            return _array_to_rgb(array.astype(np.uint8 if eight else np.uint16))
         if picture.mode == "F":
             raise InvalidImageError(f"{name} holds floating-point pixels: save it as an 8-bit JPEG or PNG")
         if picture.has_transparency_data:
@@ -179,7 +184,7 @@ class VideoWriter:
     Raises:
         OutputError: see `check_output_path`; also when the disk fills up.
         InvalidFrameRateError: see `parse_frame_rate`.
-        InvalidAudioError: the sound is not a finite float array, or has no sampling rate.
+        InvalidAudioError: the sound is not a finite float array, lies far beyond [-1, 1], or has no sampling rate.
     """
 
     def __init__(
@@ -275,8 +280,9 @@ class VideoWriter:
         end = min(end, len(self._audio))
         while self._samples_written < end and (flush or self._samples_written + size <= end):
             block = self._audio[self._samples_written : min(self._samples_written + size, end)]
+            # Packed, not planar: of eight channels PyAV counts a plane too many.
             sound = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(block.T), format="fltp", layout=AAC_LAYOUTS[block.shape[1]]
+                np.ascontiguousarray(block).reshape(1, -1), format="flt", layout=AAC_LAYOUTS[block.shape[1]]
             )
             sound.sample_rate = self._sampling_rate
             sound.pts, sound.time_base = self._samples_written, Fraction(1, self._sampling_rate)
@@ -333,9 +339,10 @@ def _for_aac(audio: np.ndarray, sampling_rate: int | None) -> tuple[np.ndarray, 
         )
     if not np.isfinite(audio).all():
         raise InvalidAudioError("the audio holds values that are not finite: read or record it again")
+    check_peak(audio)
     audio = (audio[:, None] if audio.ndim == 1 else audio).astype(np.float32, copy=False)
     if audio.shape[1] not in AAC_LAYOUTS:
-        audio = audio.mean(1, keepdims=True)
+        audio = to_mono(audio)[:, None]
     if sampling_rate not in AAC_RATES:
         target = next((rate for rate in AAC_RATES if rate >= sampling_rate), AAC_RATES[-1])
         audio, sampling_rate = soxr.resample(audio, sampling_rate, target), target

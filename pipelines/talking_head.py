@@ -294,10 +294,17 @@ class AvatarSyncPipeline(Identities, Pipeline):
             track: the edited track; None takes the video's own, edited in place.
 
         Raises:
-            InvalidArgumentError: a video of another origin. InvalidTrackError: see `PhonemeTrack.validate`.
+            InvalidArgumentError: a video of another origin, or whose `fps` was changed.
+            InvalidTrackError: see `PhonemeTrack.validate`.
         """
         if video.making is None:
             raise InvalidArgumentError("this video does not say how it was made: give one that the pipeline returned")
+        made_at = video.making.schedule.frames.fps
+        if video.fps != made_at:
+            raise InvalidArgumentError(
+                f"the video's frames were made at {made_at} per second, its fps is now {video.fps}: "
+                f"set it back, or make the video anew with fps={video.fps}"
+            )
         track = video.track if track is None else track
         speech = Speech(track, video.audio, video.sampling_rate, track.language)
         changed = self.changed_frames(video.making, speech)

@@ -88,6 +88,10 @@ GENERATE = ["generate", "--image", "FACE"]
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--transcript", "Hello"], "--transcript"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "a.wav", "--track", "t.json", "--transcript", "Hello"], "--transcript"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "a.wav", "--voice", "f3"], "--voice"),
+        ([*GENERATE, "-o", "a.mp4", "--text", "-Hello"], "--text=-Hello"),
+        ([*GENERATE, "-o", "a.mp4", "--track", "t.json", "--language", "klingon"], "--language"),
+        ([*GENERATE, "-o", "a.mp4", "--track", "endless.json"], "12 hours"),
+        ([*GENERATE, "-o", "a.mp4", "--track", "numbered.json", "--save-track", "a.TextGrid"], "word is 5"),
         ([*GENERATE, "-o", "a.avi", "--text", "Hello"], ".mp4"),
         ([*GENERATE, "-o", "missing/a.mp4", "--text", "Hello"], "create it"),
         ([*GENERATE, "-o", "old.mp4", "--text", "Hello"], "--force"),
@@ -128,6 +132,7 @@ GENERATE = ["generate", "--image", "FACE"]
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--language", "klingonese"], "klingonese"),
         ([*GENERATE, "-o", "a.mp4", "--text", "Hello", "--voice", "nobody"], "nobody"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "missing.wav"], "missing.wav"),
+        ([*GENERATE, "-o", "a.mp4", "--audio", "empty"], "empty is a folder"),
         ([*GENERATE, "-o", "a.mp4", "--audio", "silent.wav"], "silent"),
         (["generate", "--image", "grey.png", "-o", "a.mp4", "--text", "Hello"], "with --face-box x,y,width,height"),
         (["align", "--text", "Hello", "--model", "missing"], "missing"),
@@ -142,6 +147,9 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, message, portrait, t
     Path("old.json").write_bytes(b"old")
     overlap = {"phonemes": [{"symbol": "a", "start": 0, "end": 1}, {"symbol": "m", "start": 0.5, "end": 2}]}
     Path("overlap.json").write_text(json.dumps(overlap))
+    endless = {"duration": 1e8, "phonemes": [{"symbol": "a", "start": 0, "end": 1}]}
+    Path("endless.json").write_text(json.dumps(endless))
+    Path("numbered.json").write_text(json.dumps({"phonemes": [{"symbol": "a", "start": 0, "end": 1, "word": 5}]}))
     soundfile.write("silent.wav", np.zeros(16000), 16000)
     Image.new("RGB", (256, 256), (127, 127, 127)).save("grey.png")
     for folder in ("empty", "clips", "speech", "pairs/real", "pairs/generated"):

@@ -327,6 +327,11 @@ WRONG = {
             "speech": Speech(PhonemeTrack([Phoneme("a", 0.0, 1.0)]), np.full(16000, np.nan, np.float32), 16000, "en"),
         },
     ),
+    "samples of sixteen bits as floats": (
+        InvalidAudioError,
+        {"text": None, "audio": np.sin(np.arange(16000)) * 32767, "sampling_rate": 16000},
+    ),
+    "a numbered voice": (InvalidArgumentError, {"voice": 5}),
     "negative temperature": (InvalidArgumentError, {"temperature": -1.0}),
     "no articulation": (InvalidArgumentError, {"articulation": 0.0}),
     "articulation in words": (InvalidArgumentError, {"articulation": "clear"}),
@@ -352,6 +357,21 @@ def test_a_track_that_overlaps_itself_is_refused(talk, portrait):
     track = PhonemeTrack([Phoneme("a", 0.0, 0.5), Phoneme("m", 0.3, 0.8)])
     with pytest.raises(InvalidTrackError):
         talk.stream(portrait, speech=Speech(track, np.zeros(16000, np.float32), 16000, "en-us"))
+
+
+def test_a_track_in_milliseconds_is_told_so(talk, portrait):
+    track = PhonemeTrack([Phoneme("a", 0.0, 900.0)])
+    with pytest.raises(InvalidTrackError, match="not in milliseconds"):
+        talk.stream(portrait, speech=Speech(track, np.zeros(16000, np.float32), 16000, "en-us"))
+    with pytest.raises(InvalidTrackError, match="shorten"):
+        talk.stream(portrait, speech=Speech(track, np.zeros(160000, np.float32), 16000, "en-us"))
+
+
+def test_a_video_whose_rate_was_changed_is_not_rendered_again(talk, portrait):
+    video = talk(portrait, text="Oh.", fps=10)
+    video.fps = Fraction(30)
+    with pytest.raises(InvalidArgumentError, match="made at 10 per second.* fps=30"):
+        talk.rerender(video)
 
 
 def test_several_portraits_one_after_the_other(talk, portrait):

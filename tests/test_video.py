@@ -18,6 +18,7 @@ from avatarsync.errors import (
     InvalidImageError,
     OutputError,
 )
+from avatarsync.phonemes import load_audio
 from avatarsync.version import __version__
 from avatarsync.video import BACKGROUND, VideoWriter, check_output_path, load_image
 
@@ -49,9 +50,9 @@ def read_video(path):
 def read_audio(path):
     """Samples `(samples, channels)`, starting at time 0, and the rate."""
     with av.open(str(path)) as container:
-        blocks = list(container.decode(audio=0))
-        assert blocks[0].pts == 0
-        return np.concatenate([block.to_ndarray() for block in blocks], axis=1).T, blocks[0].sample_rate
+        assert next(container.decode(audio=0)).pts == 0
+    audio, rate = load_audio(path)
+    return audio.reshape(len(audio), -1), rate
 
 
 @pytest.mark.parametrize("fps", [10, 25, 12.5, 17.3, "24000/1001", 29.97, 30, 60])
@@ -108,8 +109,8 @@ def test_the_file_says_that_it_is_synthetic_and_starts_fast(tmp_path):
 
 @pytest.mark.parametrize(
     ("channels", "rate", "expected_channels", "expected_rate"),
-    [(1, 8000, 1, 8000), (1, 22050, 1, 22050), (2, 44100, 2, 44100), (6, 48000, 6, 48000), (1, 96000, 1, 96000),
-     (1, 11000, 1, 11025), (2, 50000, 2, 64000), (1, 192000, 1, 96000), (7, 48000, 1, 48000)],
+    [(1, 8000, 1, 8000), (1, 22050, 1, 22050), (2, 44100, 2, 44100), (6, 48000, 6, 48000), (8, 48000, 8, 48000),
+     (1, 96000, 1, 96000), (1, 11000, 1, 11025), (2, 50000, 2, 64000), (1, 192000, 1, 96000), (7, 48000, 1, 48000)],
 )  # fmt: skip
 def test_sound_keeps_its_rate_and_channels_where_aac_has_them(
     tmp_path, channels, rate, expected_channels, expected_rate
@@ -122,6 +123,16 @@ def test_sound_keeps_its_rate_and_channels_where_aac_has_them(
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     assert abs(spectrum.argmax() * read_rate / len(middle) - 440) < 5
     np.testing.assert_allclose(np.sqrt((middle**2).mean()), 0.4 / np.sqrt(2), rtol=0.1)
+
+
+def test_each_of_eight_channels_stays_itself(tmp_path):
+    time, pitches = np.arange(48000) / 48000, 200 + 100 * np.arange(8)
+    audio = 0.4 * np.sin(2 * np.pi * pitches * time[:, None])
+    write(tmp_path / "a.mp4", moving_frames(25), audio=audio, sampling_rate=48000)
+    read, rate = load_audio(tmp_path / "a.mp4")
+    assert rate == 48000 and read.shape[1] == 8
+    heard = np.abs(np.fft.rfft(read[9600:33600], axis=0)).argmax(0) * 2
+    assert (np.delete(np.abs(heard - pitches), 3) < 4).all()  # the fourth is for low tones alone
 
 
 def test_a_single_channel_may_come_without_its_axis(tmp_path):
@@ -286,6 +297,7 @@ def test_what_the_writer_refuses(tmp_path):
         ((sound * 2**15).astype(np.int16), 16000, "float"),
         (sound[None, None], 16000, "float"),
         (sound + np.nan, 16000, "not finite"),
+        (sound + 32767, 16000, "divide"),
     ]:
         with pytest.raises(InvalidAudioError, match=message):
             VideoWriter(tmp_path / "a.mp4", 25, 64, 64, audio, rate)
@@ -348,6 +360,12 @@ def test_sixteen_bits_keep_their_tones(kind):
     np.testing.assert_array_equal(load_image(encoded(picture, kind)), expected)
     np.testing.assert_array_equal(load_image(deep), expected)
     np.testing.assert_array_equal(load_image(picture.convert("I")), expected)
+
+
+def test_thirty_two_bits_may_hold_eight():
+    grey = portrait()[..., 0]
+    picture = Image.fromarray(grey.astype(np.int32))
+    np.testing.assert_array_equal(load_image(encoded(picture, "TIFF")), np.repeat(grey[..., None], 3, 2))
 
 
 def test_transparency_is_laid_on_mid_grey():

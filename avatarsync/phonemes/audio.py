@@ -2,16 +2,26 @@
 
 import contextlib
 import os
+import re
 import struct
 
 import numpy as np
 
 from ..errors import AlignmentError, InvalidAudioError, SilentAudioError
 from . import dtw_alignment, english_alignment
-from .text import resolve_language
+from .text import normalize_text, resolve_language
 from .types import Phoneme, PhonemeTrack, Speech
 
 MIN_SECONDS = 0.1
+# Clipped and mixed recordings exceed 1; whole numbers of 16 bits that were only cast to floats reach thousands.
+MAX_PEAK = 8.0
+# Sizes from here on are no sizes: sox and arecord, which cannot seek in a pipe, write 0x7FFFF000 and 0x80000000.
+STREAMED_WAV_SIZE = 0x7FFFF000
+# Frames without an index or a total: FFmpeg divides the file's size by the bit rate of its beginning.
+GUESSED_LENGTHS = ("aac", "loas", "ac3", "eac3", "dts")
+MP3_HEAD = 4096  # bytes after the tags that hold the first frame, which says how many there are, if any does
+# Of the power that one channel alone leaves in the mean of all: where less is left, the channels cancel each other.
+CANCELLED_SHARE = 0.1
 # Speech reaches -45 dBFS somewhere and rises and falls by 10 dB and more; noise and hum do not, silence does neither.
 SILENCE_LEVEL_DB = -60.0
 QUIET_LEVEL_DB = -45.0
@@ -32,9 +42,11 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     import av
 
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise InvalidAudioError(f"{path} is a folder: give the path of a recording in it")
     if not os.path.isfile(path):
         raise InvalidAudioError(f"{path}: no such file; give the path of a recording")
-    chunks: list[np.ndarray] = []
+    chunks: list[np.ndarray] = []  # (samples, channels) each
     damaged = None
     try:
         with av.open(path) as container:
@@ -43,38 +55,63 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
             stream = container.streams.audio[0]
             announced = _announced_seconds(path, container, stream)
             sampling_rate, layout = stream.rate, stream.layout.name
-            resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
+            # Packed, not planar: from eight channels on PyAV counts a plane too many and reads beyond the last.
+            resampler = av.AudioResampler(format="flt", layout=layout, rate=sampling_rate)
+            channels = stream.layout.nb_channels
             try:
                 for frame in container.decode(stream):
-                    chunks += [resampled.to_ndarray() for resampled in resampler.resample(frame)]
-                chunks += [resampled.to_ndarray() for resampled in resampler.resample(None)]
+                    chunks += [part.to_ndarray().reshape(-1, channels) for part in resampler.resample(frame)]
+                chunks += [part.to_ndarray().reshape(-1, channels) for part in resampler.resample(None)]
             except av.FFmpegError as error:
                 damaged = error
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InvalidAudioError):
             raise
         raise InvalidAudioError(f"{path} cannot be read as sound ({error}): give a WAV, MP3, FLAC, M4A …") from error
-    audio = np.concatenate(chunks, axis=1) if chunks else np.zeros((1, 0), np.float32)
-    seconds = audio.shape[1] / sampling_rate
+    audio = np.concatenate(chunks) if chunks else np.zeros((0, 1), np.float32)
+    seconds = len(audio) / sampling_rate
     if damaged is not None or (announced is not None and seconds < 0.9 * announced - 0.5):
         raise InvalidAudioError(f"{path} is truncated or damaged after {seconds:.2f} s: make or copy the file again")
-    audio = np.ascontiguousarray(audio[0] if audio.shape[0] == 1 else audio.T, dtype=np.float32)
+    audio = audio[:, 0] if audio.shape[1] == 1 else audio
     check_audio(audio, sampling_rate, path)
     return audio, sampling_rate
 
 
 def _announced_seconds(path: str, container, stream) -> float | None:
-    """How long the file says that its sound lasts; None where it does not say."""
+    """How long the file says that its sound lasts; None where it does not say, whatever FFmpeg guesses then."""
+    if container.format.name in GUESSED_LENGTHS:
+        return None
+    if container.format.name == "mp3":
+        return _announced_mp3_seconds(path, stream.rate)
     with open(path, "rb") as file:
         riff, size, wave = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
-    if (riff, wave) == (b"RIFF", b"WAVE") and 0 < size < 0xFFFFFFFF and container.duration is not None:
-        # FFmpeg reports what is there of a WAV file, its header what should be. (Streams announce 0 or the maximum.)
+    if (riff, wave) == (b"RIFF", b"WAVE") and 0 < size < STREAMED_WAV_SIZE and container.duration is not None:
+        # FFmpeg reports what is there of a WAV file, its header what should be.
         return container.duration / 1e6 * (size + 8) / max(os.path.getsize(path), 1)
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and not container.streams.video:
         return container.duration / 1e6  # in FFmpeg's AV_TIME_BASE
     return None
+
+
+def _announced_mp3_seconds(path: str, sampling_rate: int) -> float | None:
+    """Seconds by the number of frames in an MP3 file's Xing, Info or VBRI header; None where it has none."""
+    with open(path, "rb") as file:
+        head = file.read(10)
+        while head[:3] == b"ID3" and len(head) == 10:
+            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+            file.seek(size, os.SEEK_CUR)
+            head = file.read(10)
+        head += file.read(MP3_HEAD)
+    frames = 0
+    if found := re.search(rb"(?:Xing|Info)(.{4})(.{4})", head, re.DOTALL):
+        flags, count = (int.from_bytes(number, "big") for number in found.groups())
+        frames = count if flags & 1 else 0
+    elif found := re.search(rb"VBRI.{10}(.{4})", head, re.DOTALL):
+        frames = int.from_bytes(found.group(1), "big")
+    # 1152 samples a frame at the rates of MPEG-1, half as many below.
+    return frames * (1152 if sampling_rate >= 32000 else 576) / sampling_rate if frames else None
 
 
 def check_audio(audio: np.ndarray, sampling_rate: int, name: str = "the audio") -> None:
@@ -84,7 +121,7 @@ def check_audio(audio: np.ndarray, sampling_rate: int, name: str = "the audio") 
         audio: `(samples,)` or `(samples, channels)`.
 
     Raises:
-        InvalidAudioError: wrong shape or type, NaN, a bad sampling rate, shorter than 0.1 s.
+        InvalidAudioError: wrong shape or type, NaN, a bad sampling rate, shorter than 0.1 s, or far beyond [-1, 1].
     """
     if not isinstance(audio, np.ndarray) or audio.ndim not in (1, 2) or not np.issubdtype(audio.dtype, np.floating):
         raise InvalidAudioError(f"{name}: expected floats in [-1, 1] of shape (samples,) or (samples, channels)")
@@ -99,6 +136,20 @@ def check_audio(audio: np.ndarray, sampling_rate: int, name: str = "the audio") 
         raise InvalidAudioError(f"{name} lasts only {seconds:.3f} s: give at least {MIN_SECONDS} s of speech")
     if not np.isfinite(audio).all():
         raise InvalidAudioError(f"{name} contains NaN or infinity: export it again")
+    check_peak(audio, name)
+
+
+def check_peak(audio: np.ndarray, name: str = "the audio") -> None:
+    """Refuse what would be deafening: finite samples of any shape that lie far beyond [-1, 1].
+
+    Raises:
+        InvalidAudioError: a peak above 8.
+    """
+    peak = max(float(audio.max(initial=0)), -float(audio.min(initial=0)))
+    if peak > MAX_PEAK:
+        raise InvalidAudioError(
+            f"{name} reaches {peak:.0f}, where floats in [-1, 1] are expected: divide samples of 16 bits by 32768"
+        )
 
 
 def check_speech(audio: np.ndarray, sampling_rate: int, name: str = "the audio") -> None:
@@ -123,8 +174,18 @@ def check_speech(audio: np.ndarray, sampling_rate: int, name: str = "the audio")
 
 
 def to_mono(audio: np.ndarray) -> np.ndarray:
-    """The mean of all channels, `(samples,)`."""
-    return audio if audio.ndim == 1 else audio.mean(axis=1)
+    """The mean of all channels, `(samples,)`; the loudest channel where they cancel each other in the mean.
+
+    One of two microphones with its poles swapped is not heard on its own, yet their mean is silence.
+    """
+    if audio.ndim == 1:
+        return audio
+    mean = audio.mean(axis=1)
+    powers = np.einsum("nc,nc->c", audio, audio, dtype=np.float64)
+    left = np.einsum("n,n->", mean, mean, dtype=np.float64)
+    if left < CANCELLED_SHARE * powers.max() / audio.shape[1] ** 2:
+        return np.ascontiguousarray(audio[:, powers.argmax()])
+    return mean
 
 
 def listen(
@@ -192,6 +253,7 @@ def listen(
 def align(mono: np.ndarray, sampling_rate: int, transcript: str, language: str) -> PhonemeTrack:
     """The track of a transcript on mono audio `(samples,)`; see `listen`."""
     rate = dtw_alignment.fitting_rate(transcript, language, mono, sampling_rate)
+    transcript = normalize_text(transcript)
     if not (language.startswith("en") and english_alignment.can_spell(transcript)):
         return dtw_alignment.align(mono, sampling_rate, transcript, language, rate)
     if len(mono) > LONGEST_PIECE * sampling_rate:

@@ -28,7 +28,7 @@ SHORTEST_PHONEME = 0.03  # seconds that a closure leaves to the phoneme before i
 # Which voices read a script, by the first word of its characters' Unicode names; all other languages hand such text to
 # the first. (Left to itself, espeak spells foreign letters out, and its Vietnamese crashes on Gurmukhi.)
 _READERS = {
-    "CJK": ("cmn", "cmn-latn-pinyin", "yue", "hak", "ja", "ko"),
+    "CJK": ("cmn", "cmn-latn-pinyin", "yue", "hak"),
     "HIRAGANA": ("ja",),
     "KATAKANA": ("ja",),
     "HANGUL": ("ko",),
@@ -52,6 +52,16 @@ _READERS = {
     "GEORGIAN": ("ka",),
     "ARMENIAN": ("hy", "hyw"),
 }
+# espeak knows no reading of Han characters in these, and says "Chinese letter" for each: their names there, and what
+# to write instead.
+_WITHOUT_HAN = {"ja": ("Japanese", "kanji", "kana"), "ko": ("Korean", "hanja", "Hangul")}
+_HAN = ("CJK", "IDEOGRAPHIC", "KANGXI")  # characters, marks such as 々 and 〆, radicals
+# Full-width forms are their ASCII characters, but not those that espeak pauses or passes over as it should: without
+# spaces around them, as Chinese and Japanese write, the ASCII ones make no pause, and "~" is read out as "tilde".
+_PUNCTUATION_OF_ITS_OWN = "！（），．：；？～"
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in _PUNCTUATION_OF_ITS_OWN}
+_FULL_WIDTH[0x3000] = " "
+_FULL_WIDTH_POINT = re.compile("(?<=[0-9])．(?=[0-9])")
 # These leave Latin letters to English; "cmn-latn-pinyin" reads them itself.
 _LATIN_AS_ENGLISH = ("cmn", "yue", "hak")
 _EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\u200d\u20e3\U0001f000-\U0001faff\U000e0020-\U000e007f]")
@@ -70,7 +80,8 @@ def speak(text: str, language: str = "en-us", voice: str | None = None, rate: in
 
     Mixed text switches the voice by script: Han characters within English are spoken by the Mandarin voice, Latin
     words within Chinese by the English one, and so on; the spans are joined sample by sample, so all times stay exact.
-    Emoji are not spoken.
+    Emoji are not spoken. Decomposed letters and full-width forms are read as the usual ones (see `normalize_text`).
+    Japanese is read from kana and Korean from Hangul: espeak-ng does not know how Han characters are said in them.
 
     Args:
         text: what to say; punctuation becomes timed silence.
@@ -82,20 +93,21 @@ def speak(text: str, language: str = "en-us", voice: str | None = None, rate: in
         Mono speech; its track covers the audio without gaps, silence as "sil".
 
     Raises:
-        EmptyTextError: nothing in the text can be spoken.
+        EmptyTextError: nothing in the text can be spoken, or it is Japanese or Korean with Han characters.
         UnknownLanguageError: language or voice do not exist; the message lists near matches.
-        InvalidArgumentError: the rate is out of range.
+        InvalidArgumentError: text or voice are no strings, or the rate is out of range.
     """
     if not isinstance(text, str):
         raise InvalidArgumentError(f"the text is a {type(text).__name__}: give a string")
     language = resolve_language(language)
     voice = _resolve_voice(voice)
     rate = espeak.DEFAULT_RATE if rate is None else rate
-    if not MIN_RATE <= rate <= MAX_RATE:
+    if not isinstance(rate, int | float | np.number) or not MIN_RATE <= rate <= MAX_RATE:
         raise InvalidArgumentError(f"rate={rate}: give {MIN_RATE} to {MAX_RATE} words per minute")
-    speakable = _speakable(text)
+    speakable = _speakable(normalize_text(text))
     if not speakable:
         raise EmptyTextError("the text is empty: give at least one word to say")
+    _check_readable(speakable, language)
 
     chunks, phonemes, offset, sampling_rate = [], [], 0.0, 0
     for span, span_language in _split_by_script(speakable, language):
@@ -143,6 +155,16 @@ def resolve_language(language: str) -> str:
     )
 
 
+def normalize_text(text: str) -> str:
+    """The text as espeak and the dictionaries know its letters.
+
+    Letters are composed (NFC): of a letter and its accent apart, espeak drops the accent. Full-width forms, such as
+    "Ｈｉ" and the ideographic space, which espeak would spell or drop, become ASCII; punctuation only where it makes
+    no pause of its own.
+    """
+    return _FULL_WIDTH_POINT.sub(".", unicodedata.normalize("NFC", text).translate(_FULL_WIDTH))
+
+
 def normalize_symbol(symbol: str) -> str:
     """espeak's symbol without stress, length, tone and leftovers of its ASCII notation; "" for language switches."""
     if symbol.startswith("("):  # "(en)": the voice of another language takes over
@@ -154,7 +176,11 @@ def normalize_symbol(symbol: str) -> str:
 
 
 def _resolve_voice(voice: str | None) -> str | None:
-    if voice is None or voice in espeak.variant_names():
+    if voice is None:
+        return None
+    if not isinstance(voice, str):
+        raise InvalidArgumentError(f'the voice is a {type(voice).__name__}: give a name, such as "f3"')
+    if voice in espeak.variant_names():
         return voice
     near = difflib.get_close_matches(voice, espeak.variant_names(), 4, 0.4) or ["f3", "m3"]
     raise UnknownLanguageError(
@@ -167,6 +193,17 @@ def _speakable(text: str) -> str:
     """The text without emoji and control characters."""
     text = _EMOJI.sub(" ", text)
     return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).strip()
+
+
+def _check_readable(text: str, language: str) -> None:
+    """Raises EmptyTextError where espeak would name characters instead of reading them."""
+    if language not in _WITHOUT_HAN:
+        return
+    han = [c for c in text if c.isalnum() and unicodedata.name(c, "").split(" ")[0].split("-")[0] in _HAN]
+    if han:
+        name, characters, script = _WITHOUT_HAN[language]
+        named = "".join(dict.fromkeys(han))[:10]
+        raise EmptyTextError(f"the {name} voice cannot read {characters} ({named}): write the text in {script}")
 
 
 def _split_by_script(text: str, language: str) -> list[tuple[str, str]]:

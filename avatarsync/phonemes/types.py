@@ -20,6 +20,8 @@ from . import textgrid
 SILENCE = "sil"
 # Edges closer than this are the same edge: a file's decimals must not become an overlap.
 TIME_TOLERANCE = 1e-4
+# Of a track, in seconds: half a day. Audio of that length still fits into memory.
+MAX_DURATION = 43_200.0
 
 
 @dataclass
@@ -130,6 +132,8 @@ class PhonemeTrack(MutableSequence):
                 isinstance(t, int | float | np.number) and math.isfinite(t) for t in (phoneme.start, phoneme.end)
             ):
                 raise InvalidTrackError(f"{name}: start and end must be finite numbers of seconds")
+            if phoneme.word is not None and not isinstance(phoneme.word, str):
+                raise InvalidTrackError(f"{name}: its word is {phoneme.word!r}: give a string, or None")
             if phoneme.start < 0:
                 raise InvalidTrackError(f"{name} starts before 0: shift the track so that it begins at 0 or later")
             if phoneme.end <= phoneme.start:
@@ -140,8 +144,16 @@ class PhonemeTrack(MutableSequence):
                     f" start it at {previous_end} s or later, or end entry {index - 1} earlier"
                 )
             previous_end = phoneme.end
-        if self._duration is not None and not (math.isfinite(self._duration) and self._duration >= 0):
-            raise InvalidTrackError(f"the track's duration is {self._duration}: give seconds, or None")
+        given = self._duration
+        if given is not None and not (isinstance(given, int | float | np.number) and 0 <= given < math.inf):
+            raise InvalidTrackError(f"the track's duration is {given!r}: give seconds, or None")
+        if self.duration > MAX_DURATION:
+            # What is no track of seconds even in milliseconds is simply wrong.
+            hint = ", not in milliseconds" if self.duration <= 1000 * MAX_DURATION else ""
+            raise InvalidTrackError(
+                f"the track lasts {self.duration:.0f} s, more than {MAX_DURATION / 3600:.0f} hours: "
+                f"give its times in seconds{hint}, or cut it"
+            )
         return self
 
     def to_dict(self) -> dict:
@@ -163,7 +175,7 @@ class PhonemeTrack(MutableSequence):
             phonemes = [Phoneme(p["symbol"], p["start"], p["end"], p.get("word")) for p in content["phonemes"]]
             track = cls(phonemes, content.get("language"), content.get("duration"))
             return track.validate()
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise InvalidTrackError(
                 f'not a phoneme track ({error!r}): expected {{"phonemes": [{{"symbol", "start", "end"}}, ...]}}'
             ) from error

@@ -26,6 +26,8 @@ SILENT_UNIT = "SIL"
 VOWEL_UNITS = frozenset(("AA", "AE", "AH", "AO", "AW", "AY", "EH", "EY", "IH", "IY", "OW", "R", "UW"))
 # What diphthongs of the unit "OW" end in.
 _CLOSE_ROUNDED = ("u", "ʊ", "w", "W")
+# TIMIT's names of what is before, after and between words; by their letters they would be sounds.
+_TIMIT_SILENCES = ("h#", "pau", "epi")
 _TABLE = Path(__file__).parent / "tables" / "visual_units.json"
 # Combining marks, modifier letters and symbols (stress, length, tone letters), digits (tones), punctuation.
 _MARKS = ("Mn", "Lm", "Sk", "Nd", "No", "Pd", "Pc", "Po", "Ps", "Pe", "Zs", "Cf")
@@ -128,7 +130,7 @@ class VisualMapping:
         if symbol in self._unit_of:
             return self._unit_of[symbol]
         base = _base(symbol)
-        if base.upper() in ("SIL", "SP", "SPN"):
+        if base.upper() in ("SIL", "SP", "SPN") or symbol.lower() in _TIMIT_SILENCES:
             return SILENT_UNIT
         for length in range(min(len(base), self._longest), 0, -1):
             if base[:length] in self._unit_of:

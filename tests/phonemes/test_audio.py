@@ -1,3 +1,5 @@
+import struct
+import unicodedata
 import warnings
 
 import av
@@ -14,6 +16,7 @@ from avatarsync.errors import (
     UnknownLanguageError,
 )
 from avatarsync.phonemes import Phoneme, PhonemeTrack, VisualMapping, dtw_alignment, listen, load_audio, speak
+from avatarsync.phonemes.audio import check_audio, check_speech, to_mono
 from avatarsync.phonemes.english_alignment import pronounce
 
 RATE = 16000
@@ -80,6 +83,48 @@ def test_wav_is_read_exactly(tmp_path):
     assert rate == 11025 and np.array_equal(read, audio)
 
 
+@pytest.mark.parametrize("channels", [3, 6, 7, 8, 9, 16])
+def test_many_channels_are_read_exactly(tmp_path, channels):
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, (RATE, channels)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", audio, RATE, "FLOAT")
+    read, rate = load_audio(tmp_path / "a.wav")
+    assert rate == RATE and np.array_equal(read, audio)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF - 36])
+def test_wav_files_of_streaming_writers_are_read(tmp_path, size):
+    """sox, arecord and FFmpeg write these where they cannot go back to write the size."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(4.0), RATE)
+    content = bytearray(path.read_bytes())
+    content[4:8], content[40:44] = struct.pack("<I", size + 36 if size else 0), struct.pack("<I", size or 0xFFFFFFFF)
+    path.write_bytes(content)
+    assert len(load_audio(path)[0]) == 4 * RATE
+
+
+@pytest.mark.parametrize("name", ["a.aac", "a.mp3"])
+def test_lengths_that_are_guessed_by_the_bit_rate_are_no_promise(tmp_path, name):
+    """Silence takes few bits: a file that begins with it seems to last far longer than it does."""
+    audio = np.concatenate([np.zeros(4 * 44100), np.random.default_rng(0).uniform(-0.9, 0.9, 8 * 44100)])
+    options = {".mp3": {"write_xing": "0"}}.get(name[-4:], {})
+    with av.open(str(tmp_path / name), "w", options=options) as container:
+        codec = {"a.mp3": "libmp3lame", "a.aac": "aac"}[name]
+        stream = container.add_stream(codec, rate=44100, layout="mono", options={"global_quality": "236"})
+        stream.codec_context.qscale = True
+        frame = av.AudioFrame.from_ndarray(audio[None].astype(np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(tmp_path / name)) as container:
+        assert container.duration / 1e6 > 20  # FFmpeg's guess
+    assert len(load_audio(tmp_path / name)[0]) / 44100 == pytest.approx(12, abs=0.2)
+
+
+def test_a_folder_is_told_to_be_one(tmp_path):
+    with pytest.raises(InvalidAudioError, match="is a folder"):
+        load_audio(tmp_path)
+
+
 def test_unreadable_files_are_refused(tmp_path):
     (tmp_path / "text.wav").write_text("this is not sound")
     (tmp_path / "empty.wav").write_bytes(b"")
@@ -121,11 +166,38 @@ def test_truncated_files_are_refused(tmp_path, name):
         (tone(1), 0),
         (tone(0.01), RATE),
         (tone(1), None),
+        (tone(1) * 32767, RATE),
     ],
 )
 def test_bad_samples_are_refused(audio, rate):
     with pytest.raises(InvalidAudioError):
         listen(audio, rate)
+
+
+def test_clipped_samples_are_taken_and_whole_numbers_as_floats_are_not(tmp_path):
+    check_audio(tone(1, level=3.0), RATE)
+    soundfile.write(tmp_path / "a.wav", tone(1) * 32767, RATE, "FLOAT")
+    with pytest.raises(InvalidAudioError, match="divide samples of 16 bits by 32768"):
+        load_audio(tmp_path / "a.wav")
+
+
+def test_channels_that_cancel_each_other_are_not_mixed():
+    speech = speak(SENTENCE).audio
+    opposed = np.stack([speech, -0.98 * speech], axis=1)
+    assert np.array_equal(to_mono(opposed), speech)
+    check_speech(opposed, RATE)
+    for usual in (np.stack([speech, speech], 1), np.stack([speech, 0 * speech], 1), np.zeros((RATE, 2), np.float32)):
+        assert np.array_equal(to_mono(usual), usual.mean(1))
+    alone = np.zeros((len(speech), 8), np.float32)
+    alone[:, 3] = speech
+    assert np.array_equal(to_mono(alone), alone.mean(1))
+
+
+def test_transcripts_are_normalised_like_texts():
+    audio, rate, _ = recording("Hello there, a naïve café.")
+    usual = listen(audio, rate, transcript="Hello there, a naïve café.").track
+    odd = unicodedata.normalize("NFD", "Ｈｅｌｌｏ　there, a naïve café.")
+    assert listen(audio, rate, transcript=odd).track == usual
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.2])

@@ -1,4 +1,5 @@
 import threading
+import unicodedata
 
 import numpy as np
 import pytest
@@ -87,6 +88,50 @@ def test_unspeakable_text_is_refused(text):
         speak(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "language", "script"),
+    [("日本へいく", "ja", "kana"), ("ひとびと、人々", "ja", "kana"), ("二〇", "ja", "kana"), ("漢字", "ko", "Hangul")],
+)
+def test_han_characters_that_the_voice_would_only_name_are_refused(text, language, script):
+    with pytest.raises(EmptyTextError, match=f"write the text in {script}"):
+        speak(text, language)
+
+
+def test_japanese_is_read_from_kana_and_korean_from_hangul():
+    assert symbols(speak("にほん", "ja"))[:4] == ["n", "i", "h", "o̞"]
+    assert symbols(speak("ニホン", "ja")) == symbols(speak("にほん", "ja"))
+    assert "sil" in symbols(speak("ラーメン、たべる。", "ja"))
+    assert symbols(speak("한국", "ko"))[0] == "h"
+
+
+@pytest.mark.parametrize(("text", "language"), [("Über größere Äpfel", "de"), ("ça a été", "fr-fr"), ("ガギグ", "ja")])
+def test_decomposed_letters_are_spoken_as_composed_ones(text, language):
+    decomposed = unicodedata.normalize("NFD", text)
+    assert decomposed != text
+    composed, spoken = speak(text, language), speak(decomposed, language)
+    assert symbols(spoken) == symbols(composed) and [p.word for p in spoken.track] == [p.word for p in composed.track]
+
+
+@pytest.mark.parametrize(
+    ("wide", "usual", "language"),
+    [
+        ("Ｈｅｌｌｏ　ｍｙ　ｆｒｉｅｎｄ", "Hello my friend", "en-us"),
+        ("５０％", "50%", "en-us"),
+        ("３．１４", "3.14", "en-us"),
+        ("我有１２个ＣＤ", "我有12个CD", "cmn"),
+        ("１２３", "123", "ja"),
+    ],
+)
+def test_full_width_forms_are_the_usual_ones(wide, usual, language):
+    assert symbols(speak(wide, language)) == symbols(speak(usual, language))
+
+
+def test_full_width_punctuation_keeps_its_pauses():
+    speech = speak("你好，很高兴！见到你？对；好：吗．我（他）～", "cmn")
+    assert sum(p.symbol == "sil" and p.duration > 0.1 for p in speech.track) == 6
+    assert "ɪ" not in symbols(speech)  # no "tilde"
+
+
 def test_emoji_beside_words_are_not_spoken():
     assert symbols(speak("Good 😀")) == symbols(speak("Good"))
 
@@ -112,6 +157,10 @@ def test_voice_and_rate_change_the_speech():
     assert np.array_equal(speak("Hello there, my friend.").audio, usual.audio)
     with pytest.raises(InvalidArgumentError, match="80 to 440"):
         speak("Hi", rate=1000)
+    with pytest.raises(InvalidArgumentError, match="80 to 440"):
+        speak("Hi", rate="slow")
+    with pytest.raises(InvalidArgumentError, match="voice is a int"):
+        speak("Hi", voice=5)
 
 
 def test_threads_do_not_mix_voices():

@@ -82,6 +82,8 @@ def test_a_removed_or_copied_phoneme_no_longer_moves_the_track():
         ([Phoneme("a", 0, float("inf"))], "finite"),
         ([Phoneme("a", "0", 0.4)], "finite"),
         ([Phoneme(" ", 0, 0.4)], "no symbol"),
+        ([Phoneme("a", 0, 0.4, 5)], "entry 0 .* word is 5: give a string"),
+        ([Phoneme("a", 0, 1e5)], "12 hours.*not in milliseconds"),
     ],
 )
 def test_validation_names_the_entry(phonemes, message):
@@ -138,6 +140,10 @@ def test_reads_utf16_textgrids(tmp_path):
         ("a.json", "[1]"),
         ("a.json", '{"phonemes": [{"symbol": "a"}]}'),
         ("a.json", '{"phonemes": [{"symbol": "a", "start": 0, "end": 1}, {"symbol": "b", "start": 0, "end": 2}]}'),
+        ("a.json", '{"phonemes": [{"symbol": "a", "start": 0, "end": 1, "word": 5}]}'),
+        ("a.json", '{"phonemes": [{"symbol": "a", "start": 0, "end": 1}], "duration": 1e8}'),
+        ("a.json", '{"phonemes": [{"symbol": "a", "start": 0, "end": 1}], "duration": "1"}'),
+        ("a.json", '{"phonemes": [{"symbol": "a", "start": 0, "end": 1' + "0" * 400 + "}]}"),
         ("a.TextGrid", "hello"),
         ("a.TextGrid", make_track().to_textgrid()[:300]),
         ("missing.json", None),

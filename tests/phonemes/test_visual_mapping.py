@@ -39,7 +39,7 @@ def test_arpabet_and_ipa_agree(mapping):
     [
         ("M", "p b m ph pʰ bʰ mʲ P B0 m̩"),
         ("F", "f v F V"),
-        ("SIL", "sil SIL sp +NSN+ <sil>"),
+        ("SIL", "sil SIL sp +NSN+ <sil> h# H# pau epi"),
         ("UW", "u y yɛ yæ uei ʊ uː ˈuː yː UW1 UH2"),
         ("AW", "aʊ ɑu au AW0"),
         ("AY", "aɪ ai ˈaɪ AY1"),
@@ -105,6 +105,7 @@ def test_mandarin_lips(mapping):
 
 
 # Consonant-vowel pairs in the scripts of espeak's languages; each voice reads what it can of them.
+HAN = "你好女 知日月"
 SAMPLES = (
     "ba ce di fo gu hy ja ke li mo nu py qa re si to vu wy xa ze sch ng ai au oi å ä ö ü ç ñ ø ł š ž",
     "ба ве го жу щи чё шю цы хэ фя",
@@ -116,7 +117,7 @@ SAMPLES = (
     "กขค ดตท",
     "かきくけこ しちつふ",
     "한국 꺼삐",
-    "你好女 知日月",
+    HAN,
     "ሀለሐ",
     "ქართული",
     "բարեւ",
@@ -127,6 +128,8 @@ SAMPLES = (
 def test_every_language_of_espeak_maps(mapping, language):
     unknown = set()
     for sample in SAMPLES:
+        if sample == HAN and language in ("ja", "ko"):
+            continue  # refused: espeak has no readings of these there
         track = speak(sample, language, rate=440).track
         unknown |= {p.symbol for p in track if not mapping.knows(p.symbol)}
     assert not unknown

@@ -32,7 +32,7 @@ ROUNDING_REACH, ROUNDED_WEIGHT = 0.12, 3.0
 # The lower lip under the upper teeth.
 BITTEN = {"F": 1.0}
 # Lips that are apart, so that one sees what is behind them.
-PARTED = {"TH": 1.0, "L": 0.5, "UW": 0.5, "OW": 0.5, "CH": 0.5, "R": 0.4, "W": 0.35}
+PARTED = {"TH": 1.0, "L": 0.5, "UW": 0.5, "OW": 0.5, "CH": 0.5, "R": 0.4, "W": 0.7}
 
 NAMES = ("tongue", "pursed", "bitten", "parted")
 

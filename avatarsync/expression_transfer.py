@@ -11,7 +11,7 @@ expression R. Going to expression D then means, in fractions of the crop's side:
   pursed, smiles give way to them, and lips do what phonemes ask for (`ExpressionTransfer.forward`);
 - eyelids close by the share that D's eye is more closed than R's, whatever the size of the eye, and stay as they are
   where D is foretold;
-- the line of the jaw goes down with the chin;
+- the line of the jaw goes down with the chin, and where D is foretold the skin beside a face's contour goes with it;
 - everything else moves by D - R, fading out above the eyes and towards the ears, and follows the lips where it lies
   near them.
 
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from . import face_mesh
-from .face_mesh import INNER_LIPS, LIP_RINGS, OUTER_LIPS
+from .face_mesh import FACE_OVAL, INNER_LIPS, LIP_RINGS, OUTER_LIPS
 from .lip_edges import LOWER, UPPER, closing_share, lip_gaps, mouth_width
 from .mirrored_landmarks import MIRRORED
 from .smooth_step import smooth_step
@@ -77,6 +77,11 @@ JAW_LINE = (
     (148, 377, 0.95), (176, 400, 0.86), (149, 378, 0.76), (150, 379, 0.67), (136, 365, 0.60), (172, 397, 0.55),
     (58, 288, 0.46), (132, 361, 0.37),
 )  # fmt: skip
+# Skin beside the contour goes with it, all of it up to the first distance from it, none of it from the second on, with
+# the points about the nearest one of the contour. Left to itself, what pursed lips draw inwards came past a contour
+# that stays, and notched the cheeks.
+CONTOUR = tuple(FACE_OVAL[FACE_OVAL.index(356) : FACE_OVAL.index(127) + 1])
+BESIDE_CONTOUR, CONTOUR_REACH = (0.02, 0.09), 0.03
 
 
 class ExpressionTransfer(nn.Module):
@@ -95,6 +100,12 @@ class ExpressionTransfer(nn.Module):
         self.register_buffer("lip_pull", pull, persistent=False)
         to_ears = torch.cdist(neutral, neutral[list(EARS)]).min(1, keepdim=True).values
         off_ears = smooth_step((to_ears - STILL_NEAR_EARS) / (MOVING_OFF_EARS - STILL_NEAR_EARS))
+        to_contour = torch.cdist(neutral, neutral[list(CONTOUR)])  # (468, 23)
+        nearest, (least, most) = to_contour.min(1, keepdim=True).values, BESIDE_CONTOUR
+        beside = smooth_step((most - nearest) / (most - least))
+        near = torch.exp(-(((to_contour - nearest) / CONTOUR_REACH) ** 2))
+        self.register_buffer("beside_contour", beside, persistent=False)  # (468, 1)
+        self.register_buffer("contour_pull", beside * near / near.sum(1, keepdim=True), persistent=False)
         points, shares = [], []
         for right, left, share in JAW_LINE:
             points += [right, left]
@@ -143,7 +154,12 @@ class ExpressionTransfer(nn.Module):
         motion = expression - reference_expression
         down = motion[:, CHIN, 1:] * self.jaw_shares  # (B, 16)
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
-        target = reference + motion * mobility
+        motion = motion * mobility
+        if foretold:
+            of_contour = motion[:, list(CONTOUR)]
+            pulled = motion + self.contour_pull @ of_contour - self.beside_contour * motion
+            motion = pulled.index_copy(1, self._index([CONTOUR]), of_contour)
+        target = reference + motion
         asked = reference.new_zeros(len(reference), 3) if lips is None or not foretold else lips
         # (B, 4, 20, 2)
         rings = self._lips(reference, expression, reference_expression, gaps, articulation, foretold, asked)

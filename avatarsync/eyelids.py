@@ -1,9 +1,9 @@
 """Eyelids that come down over the eyes, drawn at the portrait's own resolution.
 
 A lid covers the eye and does not squeeze it: its edge, with the lashes, comes down as it is, and behind it skin
-unrolls from under the fold. Of that skin a portrait with open eyes shows next to nothing; it gets the colours of what
-lies above and below the eye, and joins without a step what stays in its place. Nothing else moves, so that neither
-brows nor the rims of glasses are dragged along.
+unrolls. Of that skin a portrait with open eyes shows next to nothing: what lies right above the edge is stretched, and
+gets the colours of what lies above and below the eye. Nothing else moves, so that neither brows nor glasses are
+dragged along.
 """
 
 import numpy as np
@@ -27,14 +27,20 @@ EYES = (
     (LEFT_EYE_CONTOUR[0], LEFT_EYE_CONTOUR[8], LEFT_UPPER_LID, LEFT_LOWER_LID, -1),
 )
 # All lengths are of the eye, from corner to corner. Landmarks of lids err by a pixel or two: a lid that comes down
-# begins so far above its landmarks and is shut so far below the lower lid's; its edge keeps so much of its height.
-LASHES, WATERLINE, EDGE = 0.04, 0.10, 0.07
+# begins so far above its landmarks, and is shut so far below the lower lid's, at most by a share of how far the eye is
+# open; its edge keeps so much of its height, and above that skin is stretched up to the last.
+LASHES, WATERLINE, WATERLINE_SHARE, EDGE, STRETCHED = 0.04, 0.10, 0.3, 0.07, 0.2
 # The line in which shut lids meet: half its width, and the share of the light that it takes.
-LINE_WIDTH, LINE_DEPTH = 0.035, 0.25
-# A lid's skin is like what lies at these distances above its edge and below the eye, beyond its lashes, smoothly
-# along the eye; above, in the shadow of fold and brow, at most by this share. Its round middle is so much lighter.
-SKIN_REACH, SKIN_SAMPLES, SKIN_SMOOTHNESS, ABOVE_SHARE, ROUND_LIGHT = 0.16, 9, 0.12, 0.5, 0.06
-LASHES_BELOW = 0.14
+LINE_WIDTH, LINE_DEPTH = 0.03, 0.3
+# A lid's skin is like what lies at these distances above its edge and below the eye, beyond its lashes, smoothly along
+# the eye; what differs by more grey levels from the skin about the eye is none. It is like that above by the first
+# share at its edge, by the second at its upper end, where it goes over into what is there; but for these shares at
+# either end of it. Its round middle is so much lighter.
+SKIN_REACH, SKIN_SAMPLES, SKIN_SMOOTHNESS, MOST_UNLIKE = 0.16, 9, 0.12, 35.0
+ABOVE_SHARES, SKIN_FADES, ROUND_LIGHT = (0.4, 1.0), (0.15, 0.5), 0.06
+# Beyond so much below and above the eye there are no lashes; what is no skin above, as the rim of glasses, stays in
+# front of the lid.
+LASHES_BELOW, RIMS_ABOVE = 0.14, 0.15
 # It has the grain of the skin down to so far below the eye, which is what is finer than the second; of lashes and the
 # rims of glasses so many grey levels at most.
 GRAIN_REACH, GRAIN_SIZE, MOST_GRAIN = 0.3, 0.05, 8.0
@@ -68,9 +74,10 @@ class Eyelid:
         across = np.linspace(-OUTSIDE, 1, COLUMNS)
         edge, floor = (self._curve(landmarks[list(lid)], across) for lid in (upper, lower))
         taper = smooth_step(np.minimum(across + OUTSIDE, 1 - across) / CORNER)
-        drop = np.maximum(floor - edge, 0) + WATERLINE * taper
-        lashes = LASHES * taper
-        above, below = edge - lashes - EDGE, edge + drop + 3 * LINE_WIDTH
+        opening = np.maximum(floor - edge, 0)
+        beyond = min(WATERLINE, WATERLINE_SHARE * float(opening.max())) * taper
+        drop, lashes = opening + beyond, LASHES * taper
+        above, below = edge - lashes - EDGE - STRETCHED, edge + drop + 3 * LINE_WIDTH
         self.extent = self._extent(across, above, below)
         height, width = image.shape[:2]
         left, top, right, bottom = self._extent(across, above, below + GRAIN_REACH)
@@ -86,7 +93,10 @@ class Eyelid:
             self._skin(image, across, start[:, None] + sign * steps)
             for start, sign in ((edge + drop + LASHES_BELOW, 1), (edge - lashes - EDGE, -1))
         ]
-        table = np.concatenate([np.stack([edge, drop, lashes, taper]), *skin])  # (10, COLUMNS)
+        # Rims of glasses, brows and make-up are no skin.
+        usual = np.median(np.concatenate(skin, 1), axis=1, keepdims=True)
+        skin = [usual + (colours - usual).clip(-MOST_UNLIKE, MOST_UNLIKE) for colours in skin]
+        table = np.concatenate([np.stack([edge, drop, lashes, beyond]), *skin])  # (10, COLUMNS)
         self.table = torch.from_numpy(table).to(device, torch.float32)
 
     def to_picture(self, across, down):
@@ -127,22 +137,28 @@ class Eyelid:
         column = ((x + OUTSIDE) * ((COLUMNS - 1) / (1 + OUTSIDE))).clamp(0, COLUMNS - 1.001)
         left = column.long()
         table = torch.lerp(self.table[:, left], self.table[:, left + 1], column - left)  # (10, B, h, w)
-        edge, drop, lashes, taper = table[:4]
+        edge, drop, lashes, beyond = table[:4]
         # A lid that is half way down has nothing of its way beyond the other one behind it yet.
-        floor, drop = edge + drop, closing * (drop - (1 - closing**2) * WATERLINE * taper)
-        lashes = (2 * closing).clamp(max=1) * lashes
+        floor, drop = edge + drop, closing * (drop - (1 - closing**2) * beyond)
+        lashes = (6 * closing).clamp(max=1) * lashes
         above = edge + drop - y  # of the lid's edge
-        # 0 where the edge's own height ends, 1 at the fold.
-        unrolled = (above - EDGE) / (drop + lashes).clamp_min(1e-6)
-        lid = self._fetch(x, edge - lashes - above.clamp(max=EDGE), self.part).clamp_(0, 255)
-        share = unrolled.clamp(0, 1)
-        middle = 4 * share * (1 - share)
-        skin = torch.lerp(table[4:7], table[7:], ABOVE_SHARE * share).movedim(0, 1)  # (B, 3, h, w)
+        # Skin above the edge's own height is stretched over what the edge leaves, less and less upwards.
+        stretch = 1 + (drop + lashes) / STRETCHED
+        share = ((above - EDGE) / (STRETCHED * stretch)).clamp(0, 1)
+        source = above.clamp(max=EDGE) + STRETCHED * share**stretch
+        lid = self._fetch(x, edge - lashes - source, self.part).clamp_(0, 255)
+        middle = smooth_step(share / SKIN_FADES[0]) * smooth_step((1 - share) / SKIN_FADES[1])
+        like_above = ABOVE_SHARES[0] + (ABOVE_SHARES[1] - ABOVE_SHARES[0]) * share
+        skin = torch.lerp(table[4:7], table[7:], like_above).movedim(0, 1)  # (B, 3, h, w)
         below = floor + 2 * LINE_WIDTH + (above - EDGE).clamp(0, GRAIN_REACH)
-        skin = (skin + self._fetch(x, below, self.grain)) * (1 + ROUND_LIGHT * middle)[:, None]
-        lid = torch.lerp(lid, skin, (middle * smooth_step(drop / EDGE))[:, None])
-        covered = (above * self.length + 0.5).clamp(0, 1) * ((unrolled < 1) & (x > -OUTSIDE) & (x < 1))
-        line = LINE_DEPTH * closing**2 * taper * torch.exp(-((above / LINE_WIDTH) ** 2))
+        skin = (skin + self._fetch(x, below, self.grain)) * (1 + ROUND_LIGHT * 4 * share * (1 - share))[:, None]
+        lid = torch.lerp(lid, skin, (middle * smooth_step(drop / (2 * EDGE)))[:, None])
+        # What lies above the lashes and is no skin, as the rim of glasses, lies before the lid.
+        unlike = smooth_step(((pixels - skin).abs().mean(1) - MOST_UNLIKE) / MOST_UNLIKE)
+        before = unlike * smooth_step((edge - RIMS_ABOVE - y) / EDGE)
+        covered = (above * self.length + 0.5).clamp(0, 1) * ((share < 1) & (x > -OUTSIDE) & (x < 1)) * (1 - before)
+        line = LINE_DEPTH * closing**2 * torch.exp(-((above / LINE_WIDTH) ** 2))
+        line = line * (smooth_step((x + OUTSIDE) / CORNER) * smooth_step((1 - x) / CORNER))
         pixels.copy_(torch.lerp(pixels, lid, covered[:, None]) * (1 - line[:, None]))
 
     def _fetch(self, across: torch.Tensor, down: torch.Tensor, part: torch.Tensor) -> torch.Tensor:

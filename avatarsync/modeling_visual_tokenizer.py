@@ -68,7 +68,8 @@ class Reference:
 
 @dataclass
 class DecoderOutput(ModelOutput):
-    """Flow, mask, line and mouth have R = `detail` · S cells a side, pictures S; landmarks are fractions of S."""
+    """Flow, mask, line and mouth have R = `detail` · S cells a side, the flow more rows where it is asked for what is
+    below the crop; pictures have S; landmarks are fractions of S."""
 
     pixels: torch.Tensor | None = None  # (B, 3, S, S) in [-1, 1]
     landmarks: torch.Tensor | None = None  # (B, 468, 2)
@@ -159,6 +160,7 @@ class VisualTokenizerModel(PreTrainedModel):
         articulation: float = 1.0,
         painted: bool = True,
         lips: torch.Tensor | None = None,
+        below: float = 0.0,
     ) -> DecoderOutput:
         """Codes `(B, K, D)` applied to a reference.
 
@@ -168,22 +170,25 @@ class VisualTokenizerModel(PreTrainedModel):
             foretold, articulation, lips: as `ExpressionTransfer` takes them.
             painted: whether to paint. Without, half of a frame's arithmetic is saved, and the output has landmarks,
                 expression, flow, line and mouth alone.
+            below: how far beyond the crop's lower edge the flow is told as well, of its side: it has so many more rows
+                of cells. Chins lie at that edge.
         """
         expression = self.expression(codes)
         how = foretold, articulation, lips
         landmarks = self.transfer(reference.landmarks, expression, reference.expression, *how)
         if not painted:
-            return self._move(reference, landmarks, expression, detail)[0]
-        return self.paint(codes, reference, landmarks, expression, detail)
+            return self._move(reference, landmarks, expression, detail, below)[0]
+        return self.paint(codes, reference, landmarks, expression, detail, below)
 
     def _move(
-        self, reference: Reference, landmarks: torch.Tensor, expression: torch.Tensor | None, detail: int
+        self, reference: Reference, landmarks: torch.Tensor, expression: torch.Tensor | None, detail: int, below: float
     ) -> tuple[DecoderOutput, torch.Tensor, torch.Tensor]:
         """Where everything goes, and in the painter's window what is inside the lips, with hard and with soft edges
         `(B, 1, s, s)`."""
         cells, side = self.config.crop_size * detail, self.config.painter_size
         source = hide_teeth(reference.landmarks, landmarks)
-        flow, mouth = mesh_flow(source * cells, landmarks * cells, cells)
+        flow, mouth = mesh_flow(source * cells, landmarks * cells, (cells + round(below * cells), cells))
+        mouth = mouth[:, :, :cells]
         window = self.mouth_window(reference.landmarks) * detail
         own_mouth = cut(mouth, window, side * detail)
         fine_mask = (1.5 * soften(own_mouth, MOUTH_SOFTNESS * cells)).clamp(max=1)
@@ -203,11 +208,12 @@ class VisualTokenizerModel(PreTrainedModel):
         landmarks: torch.Tensor,
         expression: torch.Tensor | None = None,
         detail: int = 1,
+        below: float = 0.0,
     ) -> DecoderOutput:
         """The picture of a reference whose landmarks are to be `landmarks` `(B, 468, 2)`."""
         size, side = self.config.crop_size, self.config.painter_size
-        motion, own_mouth, fine_mask = self._move(reference, landmarks, expression, detail)
-        moved = warp(reference.pixels, shrink(motion.flow, detail) / detail)
+        motion, own_mouth, fine_mask = self._move(reference, landmarks, expression, detail, below)
+        moved = warp(reference.pixels, shrink(motion.flow[:, :, : size * detail], detail) / detail)
         window = self.mouth_window(reference.landmarks)
         known = (cut(fields, window, side) for fields in (moved, reference.pixels, reference.mouth))
         inputs = torch.cat([next(known), next(known), shrink(own_mouth, detail), next(known)], 1)

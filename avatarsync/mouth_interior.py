@@ -293,15 +293,21 @@ class MouthInterior:
     ) -> list[tuple[torch.Tensor, ...]]:
         """What of the faces' own is seen at places, from back to front: where in the picture it is `(B, h, w, 2)`, how
         much of it is seen, and what lips that have come nearer leave of its light, `(B, 1, h, w)` each."""
-        fallen = self.jaw(landmarks) * self.mm  # pixels
+        fallen, rounded = self.jaw(landmarks) * self.mm, self.rounded(landmarks)
         with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
-        moved = places - torch.stack([-self.sin * fallen, self.cos * fallen], -1)
         light, resting = self._light(places, landmarks), self.resting.expand(len(places), -1, -1)
-        uncovered = (1 - self.rounded(landmarks)[:, None]) * (1 - self._tip(places, landmarks, tongue_heights))
+        light = (1 - ROUNDED_SHADE * rounded) * light
+        uncovered = 1 - self._tip(places, landmarks, tongue_heights)
+        # Own teeth are hidden by rounded lips as drawn ones are, which would else come out beside them.
+        moved = (self._lower(places, -fallen), self._lower(places, ROUNDED_HIDDEN * rounded * self.mm))
         return [
             (where, uncovered * sample(own, where), (light / self._light(where, resting)).clamp(max=1)[:, None])
-            for where, own in ((moved, with_jaw), (places, with_skull))
+            for where, own in zip(moved, (with_jaw, with_skull), strict=True)
         ]
+
+    def _lower(self, places: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Places `(B, h, w, 2)` so many pixels `(B, 1, 1)` further down the face."""
+        return places + torch.stack([-self.sin * pixels, self.cos * pixels], -1)
 
     def _light(self, places: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
         """What lips leave of the light `(B, h, w)`."""

@@ -34,6 +34,8 @@ STILL_MASK = 0.5 / 255
 DETAIL_SCALE = 1.4
 MARGIN = 2  # pixels
 EDGE_FADE = 0.06  # width of the crop's rim in which motion fades out, of its side
+# Chins lie at the crop's lower edge, and what is below goes with them: so much of its side is moved beyond that edge.
+BELOW = 0.25
 HEAD_REACH = 0.04  # how far a moving head may carry the mesh, of the crop's side
 # Nothing is fetched from beyond the picture: motion fades out towards its edges, over this share of the crop's side.
 PICTURE_FADE = 0.08
@@ -129,8 +131,10 @@ class FaceRenderer:
         places = 2 * ((places + 0.5) / size).reshape(*shape, 2) - 1  # (h, w, 2), the crop is [-1, 1]
         # A pixel of the face → its place in the crop.
         self.lookup = torch.from_numpy(places[self.rows, self.columns]).to(device, dtype)[None]
-        # A dropping jaw moves the neck beyond the crop's edge, where the flow is not known: it fades out before.
-        self.fade = smooth_step((1 - self.lookup.abs().amax(-1)) / (2 * EDGE_FADE))[:, None]  # (1, 1, h', w')
+        # Beyond the edges of the crop, and of what is below, no flow is known: motion fades out before.
+        x, y = self.lookup.unbind(-1)
+        to_edge = torch.minimum(1 - x.abs(), torch.minimum(1 + y, 1 + 2 * BELOW - y))
+        self.fade = smooth_step(to_edge / (2 * EDGE_FADE))[:, None]  # (1, 1, h', w')
         # Flow in cells → in grid_sample's units of the part: where a pixel of the part is taken from.
         span = np.maximum(np.array(shape[::-1]) - 1, 1)
         to_grid = np.diag(2 / span) @ np.linalg.inv(self.matrix[:, :2].astype(np.float64)) / self.detail
@@ -257,7 +261,7 @@ class FaceRenderer:
             codes = torch.cat([codes, codes[-1:].expand(missing, -1, -1)])
             lips = None if lips is None else torch.cat([lips, lips[-1:].expand(missing, -1)])
         # A generator cannot know to which side a head turned or a jaw slid: what its codes say of that is noise.
-        how = {"foretold": True, "articulation": self.articulation, "painted": self.mouth.drawn < 1}
+        how = {"foretold": True, "articulation": self.articulation, "painted": self.mouth.drawn < 1, "below": BELOW}
         reference, parts = self.reference.expand(BATCH_MULTIPLE), []
         for first in range(0, len(codes), BATCH_MULTIPLE):
             now = slice(first, first + BATCH_MULTIPLE)
@@ -276,7 +280,7 @@ class FaceRenderer:
         rows, columns = box
         lookup = self._lookup(rows, columns, head_poses, len(decoded.flow))
         cells = decoded.flow.float()
-        flow = look_up(cells, lookup)
+        flow = look_up(cells, _from_above(lookup, cells))
         seam_box, seam = self._box(F.pad(seams(cells), (0, 0, 0, 1))), None
         fade = self.fade[0, 0, rows, columns]
         if seam_box is not None:
@@ -395,6 +399,13 @@ def _with_head(
     for pose, direction in zip(head_poses.unbind(1), head, strict=True):
         places = torch.addcmul(places, pose[:, None], direction)
     return places
+
+
+def _from_above(lookup: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Places `(B, h, w, 2)` in the crop, which is [-1, 1], as places among cells that begin with the crop's and have
+    more rows."""
+    x, y = lookup.unbind(-1)
+    return torch.stack([x, (y + 1) * (cells.shape[-1] / cells.shape[-2]) - 1], -1)
 
 
 def _put(pixels: np.ndarray, drawn: torch.Tensor) -> None:

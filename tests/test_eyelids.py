@@ -126,3 +126,26 @@ def test_lids_have_the_grain_and_the_light_of_the_skin_below_the_eye_and_no_rims
     assert 1.0 < difference.std() < 4.5
     assert np.abs(lids(rims) - plain).max() < 1.5 * MOST_GRAIN
     assert plain[:, 0].max() > SKIN[0] + 0.5 * ROUND_LIGHT * SKIN[0]
+
+
+def test_lashes_come_down_and_leave_skin_behind():
+    image, landmarks = drawn_face(0.0)
+    picture = Image.fromarray(image)
+    for lid in (face_mesh.RIGHT_UPPER_LID, face_mesh.LEFT_UPPER_LID):
+        ImageDraw.Draw(picture).line([tuple(landmarks[index] - (0, 4.5)) for index in lid], fill=(20, 15, 10), width=9)
+    (shut,) = blinked(np.array(picture), landmarks, [1.0])
+    for upper, lower in ((159, 145), (386, 374)):
+        column = shut[:, int(landmarks[upper, 0])].mean(-1)
+        top, bottom = int(landmarks[upper, 1]), int(landmarks[lower, 1])
+        assert column[top - 8 : top + 4].min() > 0.85 * np.mean(SKIN)
+        assert column[bottom - 3 : bottom + 14].min() < 0.4 * np.mean(SKIN)
+
+
+def test_rims_of_glasses_stay_in_front_of_the_lids():
+    image, landmarks = drawn_face(0.0)
+    length = landmarks[133, 0] - landmarks[33, 0]
+    top = int(landmarks[[159, 386], 1].min() - 0.22 * length)
+    image[top - 3 : top + 3] = 0
+    (shut,) = blinked(image, landmarks, [1.0])
+    left, _, right, _ = Eyelid(image, landmarks, EYES[0], torch.device("cpu")).extent
+    assert shut[top - 2 : top + 2, left:right].max() < 20

@@ -5,7 +5,14 @@ import torch
 
 from avatarsync import face_mesh
 from avatarsync.face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
-from avatarsync.mouth_interior import CHIN, EDGE_BELOW_LIPS, JAW_SHARE, OUTER_EYE_DISTANCE, MouthInterior
+from avatarsync.mouth_interior import (
+    CHIN,
+    EDGE_BELOW_LIPS,
+    JAW_SHARE,
+    OUTER_EYE_DISTANCE,
+    ROUNDED_HIDDEN,
+    MouthInterior,
+)
 from avatarsync.warping import mesh_flow
 
 SIZE = 256
@@ -246,11 +253,13 @@ def test_rounded_lips_hide_teeth_unless_they_are_wide_open():
         assert down_the_mouth(drawn, 0.03, 0.03)[0].max().item() == pytest.approx(usual.max().item(), rel=0.02)
         assert down_the_mouth(drawn, 0.03, 0.25)[0].max() < 0.6 * usual.max()
         assert down_the_mouth(drawn, 0.15, 0.25)[0].max() > 0.9 * usual.max()
-    # Below the upper lip there is less of them, and of a smile's own nothing.
+    # Below the upper lip there is less of them, and as much less of a smile's own, in the dark.
     ends = [edges(down_the_mouth(hidden, 0.05, share)[0])[0].item() / 10 for share in (0.0, 0.2)]
     assert ends[1] < ends[0] - 1.2 * millimetre()
-    shares = [max(share.max().item() for _, share, _ in down_the_mouth(smile, 0.03, s)[1]) for s in (0.0, 0.25)]
-    assert shares[0] > 0.9 and shares[1] == 0
+    (usual, _, light), (where, _, dark) = (down_the_mouth(smile, 0.03, share)[1][1] for share in (0.0, 0.25))
+    hidden_by = (where - usual)[..., 1]
+    torch.testing.assert_close(hidden_by, torch.full_like(hidden_by, ROUNDED_HIDDEN * millimetre()), rtol=0.02, atol=0)
+    assert dark.max() < 0.6 * light.max()
 
 
 @pytest.mark.parametrize("articulation", [0.5, 2.0])

@@ -6,7 +6,7 @@ from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
 from avatarsync.lip_seam import keep_lips_apart
 from avatarsync.modeling_face_aligner import FaceAlignment
 from avatarsync.mouth_colours import ROUNDED_DARK
-from avatarsync.rendering import BATCH_MULTIPLE, FaceRenderer
+from avatarsync.rendering import BATCH_MULTIPLE, BELOW, FaceRenderer
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +226,29 @@ def test_a_nod_brings_brow_and_chin_nearer_to_each_other(tokenizer):
 def test_motion_fades_before_the_crop_ends(tokenizer):
     image, alignment = portrait(400, 300)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
-    rim = renderer.lookup.abs().amax(-1) >= 1
+    x, y = renderer.lookup.unbind(-1)
+    rim = (x.abs() >= 1) | (y <= -1) | (y >= 1 + 2 * BELOW)
     assert rim.any() and not renderer.fade[:, 0][rim].any()
     assert renderer.fade.max() == 1
+
+
+def test_a_dropping_jaw_takes_along_what_lies_below_the_crop(tokenizer, monkeypatch):
+    image, alignment = portrait(400, 300)
+    renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
+
+    def dropped(reference, *others):
+        return reference + 0.05 * (reference > 0.8) * torch.tensor([0.0, 1.0])
+
+    monkeypatch.setattr(tokenizer.transfer, "forward", dropped)
+    chin = alignment.landmarks[152].round().astype(int)
+    crops_edge = int(renderer.to_picture[1] @ (0, renderer.size, 1))
+    column = (renderer.render(torch.zeros(1, 16, 10))[0] != image).any(-1)[:, chin[0]]
+    assert chin[1] + 4 < crops_edge + 10 and column[chin[1] - 10 : crops_edge + 10].mean() > 0.95
+    # It fades out over the neck, without a step.
+    side = renderer.size * renderer.detail
+    down = renderer._decode(torch.zeros(1, 16, 10), None).flow[0, 1, :, side // 2]
+    assert len(down) == (1 + BELOW) * side and down[-1] == 0
+    assert down[int(0.95 * side) :].diff().abs().max() < 1
 
 
 @pytest.mark.parametrize("height", [70, 200])

@@ -28,7 +28,7 @@ EYES = (
 )
 # All lengths are of the eye, from corner to corner. Landmarks of lids err by a pixel or two: a lid that comes down
 # begins so far above its landmarks, and is shut so far below the lower lid's, at most by a share of how far the eye is
-# open; its edge keeps so much of its height, and above that skin is stretched up to the last.
+# open; its edge keeps so much of its height, and of the skin above that so much is stretched.
 LASHES, WATERLINE, WATERLINE_SHARE, EDGE, STRETCHED = 0.04, 0.10, 0.3, 0.07, 0.2
 # The line in which shut lids meet: half its width, and the share of the light that it takes.
 LINE_WIDTH, LINE_DEPTH = 0.03, 0.3

@@ -29,9 +29,9 @@ EYES = (
 # All lengths are of the eye, from corner to corner. Landmarks of lids err by a pixel or two: a lid that comes down
 # begins so far above its landmarks, and is shut so far below the lower lid's, at most by a share of how far the eye is
 # open; its edge keeps so much of its height, and of the skin above that so much is stretched.
-LASHES, WATERLINE, WATERLINE_SHARE, EDGE, STRETCHED = 0.04, 0.10, 0.3, 0.07, 0.2
+LASHES, WATERLINE, WATERLINE_SHARE, EDGE, STRETCHED = 0.04, 0.05, 0.2, 0.07, 0.2
 # The line in which shut lids meet: half its width, and the share of the light that it takes.
-LINE_WIDTH, LINE_DEPTH = 0.03, 0.3
+LINE_WIDTH, LINE_DEPTH = 0.03, 0.2
 # A lid's skin is like what lies at these distances above its edge and below the eye, beyond its lashes, smoothly along
 # the eye; what differs by more grey levels from the skin about the eye is none. It is like that above by the first
 # share at its edge, by the second at its upper end, where it goes over into what is there; but for these shares at

@@ -103,6 +103,7 @@ class ExpressionTransfer(nn.Module):
         to_contour = torch.cdist(neutral, neutral[list(CONTOUR)])  # (468, 23)
         nearest, (least, most) = to_contour.min(1, keepdim=True).values, BESIDE_CONTOUR
         beside = smooth_step((most - nearest) / (most - least))
+        beside[list(CONTOUR)] = 0.0  # which goes by itself
         near = torch.exp(-(((to_contour - nearest) / CONTOUR_REACH) ** 2))
         self.register_buffer("beside_contour", beside, persistent=False)  # (468, 1)
         self.register_buffer("contour_pull", beside * near / near.sum(1, keepdim=True), persistent=False)
@@ -156,9 +157,7 @@ class ExpressionTransfer(nn.Module):
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
         motion = motion * mobility
         if foretold:
-            of_contour = motion[:, list(CONTOUR)]
-            pulled = motion + self.contour_pull @ of_contour - self.beside_contour * motion
-            motion = pulled.index_copy(1, self._index([CONTOUR]), of_contour)
+            motion = motion + self.contour_pull @ motion[:, list(CONTOUR)] - self.beside_contour * motion
         target = reference + motion
         asked = reference.new_zeros(len(reference), 3) if lips is None or not foretold else lips
         # (B, 4, 20, 2)

@@ -75,8 +75,8 @@ class Eyelid:
         edge, floor = (self._curve(landmarks[list(lid)], across) for lid in (upper, lower))
         taper = smooth_step(np.minimum(across + OUTSIDE, 1 - across) / CORNER)
         opening = np.maximum(floor - edge, 0)
-        beyond = min(WATERLINE, WATERLINE_SHARE * float(opening.max())) * taper
-        drop, lashes = opening + beyond, LASHES * taper
+        self.beyond = min(WATERLINE, WATERLINE_SHARE * float(opening.max()))
+        drop, lashes = opening + self.beyond * taper, LASHES * taper
         above, below = edge - lashes - EDGE - STRETCHED, edge + drop + 3 * LINE_WIDTH
         self.extent = self._extent(across, above, below)
         height, width = image.shape[:2]
@@ -96,7 +96,7 @@ class Eyelid:
         # Rims of glasses, brows and make-up are no skin.
         usual = np.median(np.concatenate(skin, 1), axis=1, keepdims=True)
         skin = [usual + (colours - usual).clip(-MOST_UNLIKE, MOST_UNLIKE) for colours in skin]
-        table = np.concatenate([np.stack([edge, drop, lashes, beyond]), *skin])  # (10, COLUMNS)
+        table = np.concatenate([np.stack([edge, drop, lashes, taper]), *skin])  # (10, COLUMNS)
         self.table = torch.from_numpy(table).to(device, torch.float32)
 
     def to_picture(self, across, down):
@@ -137,9 +137,10 @@ class Eyelid:
         column = ((x + OUTSIDE) * ((COLUMNS - 1) / (1 + OUTSIDE))).clamp(0, COLUMNS - 1.001)
         left = column.long()
         table = torch.lerp(self.table[:, left], self.table[:, left + 1], column - left)  # (10, B, h, w)
-        edge, drop, lashes, beyond = table[:4]
+        edge, drop, lashes, taper = table[:4]
         # A lid that is half way down has nothing of its way beyond the other one behind it yet.
-        floor, drop = edge + drop, closing * (drop - (1 - closing**2) * beyond)
+        floor, drop = edge + drop, closing * (drop - (1 - closing**2) * self.beyond * taper)
+        # At once: what lies between the landmarks and where lashes begin may be the eye.
         lashes = (6 * closing).clamp(max=1) * lashes
         above = edge + drop - y  # of the lid's edge
         # Skin above the edge's own height is stretched over what the edge leaves, less and less upwards.
@@ -153,12 +154,10 @@ class Eyelid:
         below = floor + 2 * LINE_WIDTH + (above - EDGE).clamp(0, GRAIN_REACH)
         skin = (skin + self._fetch(x, below, self.grain)) * (1 + ROUND_LIGHT * 4 * share * (1 - share))[:, None]
         lid = torch.lerp(lid, skin, (middle * smooth_step(drop / (2 * EDGE)))[:, None])
-        # What lies above the lashes and is no skin, as the rim of glasses, lies before the lid.
         unlike = smooth_step(((pixels - skin).abs().mean(1) - MOST_UNLIKE) / MOST_UNLIKE)
         before = unlike * smooth_step((edge - RIMS_ABOVE - y) / EDGE)
         covered = (above * self.length + 0.5).clamp(0, 1) * ((share < 1) & (x > -OUTSIDE) & (x < 1)) * (1 - before)
-        line = LINE_DEPTH * closing**2 * torch.exp(-((above / LINE_WIDTH) ** 2))
-        line = line * (smooth_step((x + OUTSIDE) / CORNER) * smooth_step((1 - x) / CORNER))
+        line = LINE_DEPTH * closing**2 * taper * torch.exp(-((above / LINE_WIDTH) ** 2))
         pixels.copy_(torch.lerp(pixels, lid, covered[:, None]) * (1 - line[:, None]))
 
     def _fetch(self, across: torch.Tensor, down: torch.Tensor, part: torch.Tensor) -> torch.Tensor:

@@ -44,9 +44,10 @@ RESTING_WIDTH, SMILE_RELEASE, RELEASED_SHARE = 0.297, 0.85, 0.2
 # a short /u/ is said with hardly more, and no rounded lips that shut are said to be as open.
 SHUT_GAP, NARROWED_GAP, ROUNDED_GAP = 0.006, 0.02, 0.012
 # Rounded lips are pursed: they touch from their corners inwards, so that the opening is round, and what is lost in
-# width they gain in height. Gaps at the corners are less by the share, and lips thicker, all of it where they are
-# apart by the third value: shut ones that are drawn thicker than they are look ajar.
-ROUNDED_SIDES, ROUNDED_HEIGHT, FULLER_GAP = 0.8, 0.4, 0.015
+# width they gain in height. Gaps at the corners are less by the share, and upper lips thicker, all of it where they
+# are apart by the third value: shut ones that are drawn thicker than they are look ajar. Lower lips are thickened by
+# what expressions say of them; more of it looks like a tongue put out.
+ROUNDED_SIDES, ROUNDED_UPPER_HEIGHT, FULLER_GAP = 0.8, 0.3, 0.015
 # What phonemes ask for (`articulators.py`): pursed lips are narrower by at least the first share, and their corners
 # lose the second of how far a smile has raised them; parted lips are at least so far apart in the middle. Bitten ones
 # are so far apart, whatever the expression says; the upper lip makes a share of that, which shows the teeth, and so
@@ -215,9 +216,9 @@ class ExpressionTransfer(nn.Module):
         height = torch.ones_like(push)
         pressed = closing_share(lip_gaps(reference), wanted_gap)
         # Lips that a smile stretched get back their height.
-        fuller = ROUNDED_HEIGHT * rounded * smooth_step(wanted_gap[:, 4] / (articulation * FULLER_GAP))
-        fuller = (1 + fuller) / (1 - released)
-        height[:, LOWER] = height[:, UPPER] = (1 - PRESSED_SHARE * pressed) * fuller[:, None]
+        height[:, LOWER] = height[:, UPPER] = (1 - PRESSED_SHARE * pressed) / (1 - released)[:, None]
+        fuller = rounded * smooth_step(wanted_gap[:, 4] / (articulation * FULLER_GAP))
+        height[:, UPPER] *= 1 + ROUNDED_UPPER_HEIGHT * fuller[:, None]
         height[:, LOWER] *= 1 - BITTEN_UNDER * bitten[:, None]
         height = torch.stack([torch.ones_like(height), height], -1)  # (B, 20, 2)
         rings = []

@@ -87,11 +87,12 @@ def hide_teeth(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return source
 
 
-def lip_line(reference: torch.Tensor, target: torch.Tensor, size: int) -> torch.Tensor:
+def lip_line(reference: torch.Tensor, target: torch.Tensor, size: int, first: float = 0.0) -> torch.Tensor:
     """Strength `(B, 1, size, size)`, 0 to 1, of the line between lips that the reference shows open and `target` shut.
 
     Args:
         reference, target: landmarks `(B, 468, 2)` in fractions of the crop's side.
+        first: where, in cells from the first one's centre, they count from.
     """
     line = target.new_zeros(len(target), 1, size, size)
     strength = F.pad(closing_share(lip_gaps(reference), lip_gaps(target)), (1, 1))  # the line ends in the corners
@@ -100,6 +101,7 @@ def lip_line(reference: torch.Tensor, target: torch.Tensor, size: int) -> torch.
     inner = target[:, list(INNER_LIPS)]
     middle = (inner[:, LOWER] + inner[:, UPPER]) / 2  # (B, 9, 2), from the right corner to the left one
     points = torch.cat([inner[:, :1], middle, inner[:, 10:11]], 1).contiguous()  # (B, 11, 2)
+    points += (first + 0.5) / size  # from the edge of the first cell
     x = points[..., 0].contiguous()
     columns = _cells_within(x, 0.0, size)
     rows = _cells_within(points[..., 1], LINE_REACH * LINE_WIDTH, size)

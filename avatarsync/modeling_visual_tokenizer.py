@@ -187,7 +187,10 @@ class VisualTokenizerModel(PreTrainedModel):
         `(B, 1, s, s)`."""
         cells, side = self.config.crop_size * detail, self.config.painter_size
         source = hide_teeth(reference.landmarks, landmarks)
-        flow, mouth = mesh_flow(source * cells, landmarks * cells, (cells + round(below * cells), cells))
+        # Landmarks count from the centre of the crop's first pixel; in cells, from the first cell's.
+        first = (detail - 1) / 2
+        rows = cells + round(below * cells)
+        flow, mouth = mesh_flow(source * cells + first, landmarks * cells + first, (rows, cells))
         mouth = mouth[:, :, :cells]
         window = self.mouth_window(reference.landmarks) * detail
         own_mouth = cut(mouth, window, side * detail)
@@ -196,7 +199,7 @@ class VisualTokenizerModel(PreTrainedModel):
             landmarks=landmarks,
             expression=expression,
             flow=flow,
-            line=lip_line(reference.landmarks, landmarks, cells),
+            line=lip_line(reference.landmarks, landmarks, cells, first),
             mouth=paste(fine_mask, torch.zeros_like(mouth), window),
         )
         return moved, own_mouth, fine_mask

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .boxes import Box, counted_from, cut, overlap
 from .eyelids import EYES, Eyelid
-from .face_mesh import add_fade_rings
+from .face_mesh import INNER_LIPS, OUTER_LIPS, add_fade_rings
 from .head_region import HeadRegion, head_shifts
 from .image_processing_face import invert_matrix, transform_points, warp_image
 from .lip_edges import darken
@@ -25,6 +26,7 @@ from .lip_seam import Seam, keep_lips_apart, marked_extent, seams
 from .modeling_face_aligner import FaceAlignment
 from .modeling_visual_tokenizer import DecoderOutput, VisualTokenizerModel
 from .mouth_colours import MouthColours
+from .place_tables import PlaceTable, between, nodes_about, num_nodes
 from .smooth_step import smooth_step
 from .warping import look_up
 
@@ -45,6 +47,8 @@ ENLARGEMENTS = ((3, 1_000_000), (2, 4_000_000))
 # some CPUs), and a frame is not to depend on its neighbours.
 BATCH_MULTIPLE = 4
 STRIP_BYTES = 1_000_000  # of the enlarged picture: what a core's cache holds
+# How far lips may go, beyond their outline to the left, up, right and down, in mouth widths.
+LIPS_REACH = np.array([[-0.25, -0.25], [0.25, 0.6]])
 
 
 @dataclass
@@ -52,15 +56,31 @@ class Strip:
     """Some rows of the moving part.
 
     Attributes:
-        rows, columns: where it lies, in pixels of the part.
-        grid: `(1, h·w·2)`, the places of its pixels as grid_sample takes them.
-        head: `(4, h·w·2)`, what each direction of the head's pose adds to them; None where heads hold still.
+        pixels: rows and columns of the part.
+        nodes: rows and columns of the nodes about these.
     """
 
-    rows: slice
-    columns: slice
-    grid: torch.Tensor
-    head: torch.Tensor | None
+    pixels: Box
+    nodes: Box
+
+
+@dataclass
+class FaceMotion:
+    """What the face's own motion adds to the places that pixels of the moving part are fetched from.
+
+    Attributes:
+        nodes, at_nodes: rows and columns of nodes, and what is added there, `(B, 2, h', w')`; None where every pixel
+            is a node.
+        fine, at_fine: rows and columns of pixels, and what is added to them besides, `(B, 2, h, w)`; None where no
+            pixel moves.
+        seam: which of the fine pixels two lips share.
+    """
+
+    nodes: Box | None = None
+    at_nodes: torch.Tensor | None = None
+    fine: Box | None = None
+    at_fine: torch.Tensor | None = None
+    seam: Seam | None = None
 
 
 class FaceRenderer:
@@ -115,7 +135,9 @@ class FaceRenderer:
         self.left, self.top, self.right, self.bottom = part
         self.rows = slice(max(0, face[1] - self.top), max(0, min(face[3], self.bottom) - self.top))
         self.columns = slice(max(0, face[0] - self.left), max(0, min(face[2], self.right) - self.left))
+        self.lips = self._pixels_near(self._extent_in_picture(_around_lips(landmarks[0].cpu().numpy()), MARGIN))
         self.num_pixels = (self.bottom - self.top) * (self.right - self.left)
+        self.step = max(1, round(1 / (self.scale * self.detail)))  # pixels to a cell of flow
         self.lids = [Eyelid(image, alignment.landmarks, eye, device) for eye in EYES]
         self.strips: list[Strip] | None = None
         if prepare:
@@ -123,37 +145,38 @@ class FaceRenderer:
 
     def prepare(self) -> None:
         """Make the tables of where pixels are fetched from."""
-        device, dtype, size = self.tokenizer.device, torch.float32, self.size
+        device, size, step = self.tokenizer.device, self.size, self.step
         self._enlarge(self.image[self.top : self.bottom, self.left : self.right], device)
-        ys, xs = np.mgrid[self.top : self.bottom, self.left : self.right]
-        shape = ys.shape
+        sides = self.bottom - self.top, self.right - self.left
+        ys, xs = step * np.mgrid[: num_nodes(sides[0], step), : num_nodes(sides[1], step)]
+        # In units of grid_sample: places in the part, and places in the crop, which is [-1, 1].
+        span = np.maximum(np.array(sides[::-1]) - 1, 1)
+        grid = 2 * np.stack([xs, ys], -1) / span - 1  # (h', w', 2)
+        xs, ys = xs + self.left, ys + self.top
         places = transform_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(np.float32), self.matrix)
-        places = 2 * ((places + 0.5) / size).reshape(*shape, 2) - 1  # (h, w, 2), the crop is [-1, 1]
-        # A pixel of the face → its place in the crop.
-        self.lookup = torch.from_numpy(places[self.rows, self.columns]).to(device, dtype)[None]
+        places = 2 * ((places + 0.5) / size).reshape(grid.shape) - 1
         # Beyond the edges of the crop, and of what is below, no flow is known: motion fades out before.
-        x, y = self.lookup.unbind(-1)
-        to_edge = torch.minimum(1 - x.abs(), torch.minimum(1 + y, 1 + 2 * BELOW - y))
-        self.fade = smooth_step(to_edge / (2 * EDGE_FADE))[:, None]  # (1, 1, h', w')
-        # Flow in cells → in grid_sample's units of the part: where a pixel of the part is taken from.
-        span = np.maximum(np.array(shape[::-1]) - 1, 1)
+        x, y = places[..., 0], places[..., 1]
+        to_edge = np.minimum(1 - np.abs(x), np.minimum(1 + y, 1 + 2 * BELOW - y))
+        fade = smooth_step(to_edge / (2 * EDGE_FADE))[None, None]  # (1, 1, h', w')
+        self.fade = torch.from_numpy(fade).to(device, torch.float32)
+        # Flow in cells → what it adds to places in the part.
         to_grid = np.diag(2 / span) @ np.linalg.inv(self.matrix[:, :2].astype(np.float64)) / self.detail
         self.to_grid = to_grid.tolist()
-        moves = np.zeros(shape, bool)
-        moves[self.rows, self.columns] = True
-        shifts = None
+        moves = np.zeros(grid.shape[:2], bool)
+        moves[nodes_about(self.rows, step), nodes_about(self.columns, step)] = True
+        carried = carried_grid = None
         if self.moving_head:
             height, width = self.image.shape[:2]
             to_border = np.minimum(np.minimum(xs, width - 1 - xs), np.minimum(ys, height - 1 - ys))
             share = self.head.share((places + 1) / 2) * smooth_step(to_border * self.scale / size / PICTURE_FADE)
             moves |= share > 0
             centre, pivot = 2 * self.head.centre - 1, 2 * self.head.pivot - 1
-            shifts = head_shifts(places, centre, pivot, share)  # (4, h, w, 2) in [-1, 1] of the crop
-            face_shifts = np.ascontiguousarray(shifts[:, self.rows, self.columns])
-            self.head_lookup = torch.from_numpy(face_shifts).to(device, dtype).flatten(1)
-            shifts = shifts * (size * self.detail / 2) @ to_grid.T
-        grid = np.stack([2 * (xs - self.left) / span[0] - 1, 2 * (ys - self.top) / span[1] - 1], -1)
-        self.strips = self._cut_into_strips(moves, grid, shifts, device)
+            carried = head_shifts(places, centre, pivot, share)  # (4, h', w', 2)
+            carried_grid = carried * (size * self.detail / 2) @ to_grid.T
+        self.lookup = PlaceTable(places, carried, step, device)
+        self.grid = PlaceTable(grid, carried_grid, step, device)
+        self.strips = self._cut_into_strips(moves, sides, device)
 
     def _extent_in_picture(self, places: np.ndarray, margin: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom pixel of places `(N, 2)` in fractions of the crop."""
@@ -172,22 +195,21 @@ class FaceRenderer:
             pixels = F.interpolate(pixels, sides, mode="bicubic", align_corners=True).clamp_(0, 255)
         self.pixels = pixels + 0.5  # (1, 3, h·n, w·n): cutting decimals off rounds
 
-    def _cut_into_strips(self, moves, grid, shifts, device) -> list[Strip]:
-        """What `moves` `(h, w)`, with its `grid` `(h, w, 2)` and the head's `shifts` `(4, h, w, 2)` or None."""
-        height, width = moves.shape
-        step = height
-        if device.type == "cpu":
-            step = max(8, STRIP_BYTES // (12 * width * self.enlargement**2))
+    def _cut_into_strips(self, moves: np.ndarray, sides: tuple[int, int], device: torch.device) -> list[Strip]:
+        """The rows of the part, of so many pixels a side, in which any node `(h', w')` moves."""
+        (height, width), step = sides, self.step
+        deep = height if device.type != "cpu" else max(8, STRIP_BYTES // (12 * width * self.enlargement**2))
+        deep += -deep % step
         strips = []
-        for start in range(0, height, step):
-            rows = slice(start, min(start + step, height))
-            columns = np.flatnonzero(moves[rows].any(0))
-            if len(columns) == 0:
+        for start in range(0, height, deep):
+            rows = slice(start, min(start + deep, height))
+            nodes = nodes_about(rows, step)
+            moving = np.flatnonzero(moves[nodes].any(0))
+            if len(moving) == 0:
                 continue
-            columns = slice(int(columns[0]), int(columns[-1]) + 1)
-            parts = [grid[None, rows, columns]] + ([] if shifts is None else [shifts[:, rows, columns]])
-            parts = [torch.from_numpy(part.reshape(len(part), -1)).to(device, torch.float32) for part in parts]
-            strips.append(Strip(rows, columns, parts[0], parts[1] if len(parts) > 1 else None))
+            # As far as the next nodes, which do not move.
+            columns = slice(max(0, int(moving[0] - (step > 1)) * step), min(width, int(moving[-1] + 1) * step))
+            strips.append(Strip((rows, columns), (nodes, nodes_about(columns, step))))
         return strips
 
     @torch.inference_mode()
@@ -214,26 +236,28 @@ class FaceRenderer:
         frames = np.repeat(self.image[None], batch, axis=0)
         height, width = frames.shape[1:3]
         part = frames[:, self.top : height, self.left : width]
-        rows, columns, offsets, seam = self._face_offsets(decoded, head_poses)
+        motion = self._face_motion(decoded, head_poses)
         for strip in self.strips:
-            overlap = slice(max(strip.rows.start, rows.start), min(strip.rows.stop, rows.stop))
-            moved_here = overlap.start < overlap.stop
-            if head_poses is None and not moved_here:
+            moved, fine = overlap(strip.nodes, motion.nodes), overlap(strip.pixels, motion.fine)
+            if head_poses is None and moved is None and fine is None:
                 continue
-            grid = _with_head(strip.grid, strip.head, head_poses, batch)
-            grid = grid.view(batch, strip.rows.stop - strip.rows.start, -1, 2)
-            if moved_here:
-                down = slice(overlap.start - strip.rows.start, overlap.stop - strip.rows.start)
-                across = slice(columns.start - strip.columns.start, columns.stop - strip.columns.start)
-                grid[:, down, across] += offsets[:, overlap.start - rows.start : overlap.stop - rows.start]
-            drawn = self._fetch(grid)
-            if moved_here and seam is not None:
-                here = seam.of_rows(overlap.start - rows.start, overlap.stop - rows.start)
-                frame, row, column = here.place
-                row, column = row + (rows.start - strip.rows.start), column + (columns.start - strip.columns.start)
-                other = self._fetch((grid[frame, row, column] + here.change)[None, None])[0, :, 0].T  # (N, 3)
-                drawn[frame, :, row, column] = torch.lerp(drawn[frame, :, row, column], other, here.share[:, None])
-            _put(part[:, strip.rows, strip.columns], drawn)
+            nodes = self.grid.at_nodes(*strip.nodes, head_poses, batch)
+            if moved is not None:
+                cut(nodes, strip.nodes, moved).add_(cut(motion.at_nodes, motion.nodes, moved))
+            places = between(nodes, self.step, *strip.pixels)  # (B, 2, h, w)
+            if fine is not None:
+                cut(places, strip.pixels, fine).add_(cut(motion.at_fine, motion.fine, fine))
+            drawn = self._fetch(places.movedim(1, -1))
+            if fine is not None and motion.seam is not None:
+                down, across = (first.start - own.start for first, own in zip(motion.fine, strip.pixels, strict=True))
+                shared = motion.seam.of_rows(fine[0].start - motion.fine[0].start, fine[0].stop - motion.fine[0].start)
+                frame, row, column = shared.place
+                row, column = row + down, column + across
+                other = places[frame, :, row, column] + shared.change
+                other = self._fetch(other[None, None])[0, :, 0].T  # (N, 3)
+                drawn[frame, :, row, column] = torch.lerp(drawn[frame, :, row, column], other, shared.share[:, None])
+            rows, columns = strip.pixels
+            _put(part[:, rows, columns], drawn)
         tongue = None if articulators is None else articulators[:, 0]
         self._draw_mouth(part, decoded, head_poses, tongue)
         if eye_openness is not None:
@@ -269,38 +293,45 @@ class FaceRenderer:
             parts.append(self.tokenizer.decode(codes[now], reference, self.detail, lips=asked, **how))
         return DecoderOutput(**{name: torch.cat([part[name] for part in parts])[:batch] for name in parts[0]})
 
-    def _face_offsets(
-        self, decoded: DecoderOutput, head_poses: torch.Tensor | None
-    ) -> tuple[slice, slice, torch.Tensor | None, Seam | None]:
-        """Rows and columns of the part that the face's own motion moves, what that adds to their grid `(B, h, w, 2)`,
-        and where two lips share a pixel."""
+    def _face_motion(self, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> FaceMotion:
         box = self._box(_where_any(decoded.flow != 0))
         if box is None:
-            return slice(0, 0), slice(0, 0), None, None
-        rows, columns = box
-        lookup = self._lookup(rows, columns, head_poses, len(decoded.flow))
-        cells = decoded.flow.float()
+            return FaceMotion()
+        cells, batch, motion = decoded.flow.float(), len(decoded.flow), FaceMotion(fine=box)
+        if self.step > 1:
+            motion.nodes = tuple(nodes_about(span, self.step) for span in box)
+            lookup = self.lookup.at_nodes(*motion.nodes, head_poses, batch).movedim(1, -1)
+            flow = look_up(cells, _from_above(lookup, cells))
+            motion.at_nodes = self._to_grid(flow * self.fade[(..., *motion.nodes)])
+            # Between the nodes, but not about lips: their flow leaps from one to the other.
+            motion.fine = overlap(box, self.lips)
+        if motion.fine is None:
+            return motion
+        lookup = self.lookup.places(*motion.fine, head_poses, batch)
         flow = look_up(cells, _from_above(lookup, cells))
-        seam_box, seam = self._box(F.pad(seams(cells), (0, 0, 0, 1))), None
-        fade = self.fade[0, 0, rows, columns]
-        if seam_box is not None:
-            down, across = (
-                slice(max(0, inner.start - outer.start), max(0, min(inner.stop, outer.stop) - outer.start))
-                for inner, outer in zip(seam_box, box, strict=True)
-            )
+        about = tuple(nodes_about(span, self.step) for span in motion.fine)
+        fade = between(self.fade[(..., *about)], self.step, *motion.fine)
+        leaping = overlap(motion.fine, self._box(F.pad(seams(cells), (0, 0, 0, 1))))
+        if leaping is not None:
+            down, across = counted_from(motion.fine, leaping)
             cell = 1 / (self.scale * self.detail)  # pixels
-            seam = keep_lips_apart(flow[:, :, down, across], cells, lookup[:, down, across], cell)
-        if seam is not None:
-            frame, row, column = seam.place
-            row, column = row + down.start, column + across.start
-            seam = Seam((frame, row, column), self._to_grid(seam.change * fade[row, column, None]), seam.share)
-        offsets = self._to_grid((flow * fade).movedim(1, -1))
-        return _moved(rows, self.rows.start), _moved(columns, self.columns.start), offsets, seam
+            # Landmarks count from the centre of the crop's first pixel, lookups from its edge.
+            inner_lips = 2 * (decoded.landmarks[:, list(INNER_LIPS)].float() + 0.5 / self.size) - 1
+            seam = keep_lips_apart(flow[:, :, down, across], cells, lookup[:, down, across], inner_lips, cell)
+            if seam is not None:
+                frame, row, column = seam.place
+                row, column = row + down.start, column + across.start
+                change = seam.change * fade[0, 0, row, column, None]
+                motion.seam = Seam((frame, row, column), self._to_grid(change.T[None])[0].T, seam.share)
+        motion.at_fine = self._to_grid(flow * fade)
+        if motion.nodes is not None:
+            motion.at_fine -= between(cut(motion.at_nodes, motion.nodes, about), self.step, *motion.fine)
+        return motion
 
     def _to_grid(self, flow: torch.Tensor) -> torch.Tensor:
-        """Flow `(…, 2)` in cells as what it adds to places in the moving part."""
-        x, y = flow.unbind(-1)
-        return torch.stack([a * x + b * y for a, b in self.to_grid], -1)
+        """Flow `(B, 2, …)` in cells as what it adds to places in the moving part."""
+        x, y = flow.unbind(1)
+        return torch.stack([a * x + b * y for a, b in self.to_grid], 1)
 
     def _draw_mouth(self, part: np.ndarray, decoded: DecoderOutput, head_poses, tongue_heights) -> None:
         """Paint into the part `(B, h, w, 3) uint8`: the mouth's interior, the line between shut lips, the shading."""
@@ -317,21 +348,19 @@ class FaceRenderer:
         # Both boxes lie within this one.
         sides = zip(*(box for box in (painted, shaded) if box is not None), strict=True)
         rows, columns = (slice(min(one.start for one in pair), max(one.stop for one in pair)) for pair in sides)
-        pixels = part[:, _moved(rows, self.rows.start), _moved(columns, self.columns.start)]
+        pixels = part[:, rows, columns]
         face = torch.from_numpy(np.stack([pixels[..., channel] for channel in range(3)], 1))
         face = face.to(decoded.flow.device, torch.float32)
 
-        def within(box: tuple[slice, slice]) -> torch.Tensor:
-            return face[:, :, _moved(box[0], -rows.start), _moved(box[1], -columns.start)]
-
         if painted is not None:
-            lookup, mouth = self._lookup(*painted, head_poses, len(part)), within(painted)
+            lookup, mouth = self.lookup.places(*painted, head_poses, len(part)), cut(face, (rows, columns), painted)
             masks = look_up(masks, lookup)
             drawing, line, *paint = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
             self.mouth.lay_over(mouth, drawing, paint[0] if paint else None, lookup, decoded, tongue_heights)
             mouth.copy_(darken(mouth, line, 0.0))
         if shaded is not None:
-            within(shaded).add_(look_up(shading, self._lookup(*shaded, head_poses, len(part))), alpha=127.5)
+            shading = look_up(shading, self.lookup.places(*shaded, head_poses, len(part)))
+            cut(face, (rows, columns), shaded).add_(shading, alpha=127.5)
         _put(pixels, face.round_().clamp_(0, 255))
 
     def _draw_lids(self, part: np.ndarray, closing: torch.Tensor, head_poses: torch.Tensor | None) -> None:
@@ -348,24 +377,15 @@ class FaceRenderer:
             if box is None:
                 continue
             # Pixels → where in the portrait what they show is.
-            cells = (self._lookup(*box, poses, len(frames)) + 1) * (self.size / 2) - 0.5
+            cells = (self.lookup.places(*box, poses, len(frames)) + 1) * (self.size / 2) - 0.5
             x, y = cells.unbind(-1)
             places = torch.stack([float(a) * x + float(b) * y + float(c) for a, b, c in self.to_picture], -1)
-            pixels = part[:, _moved(box[0], self.rows.start), _moved(box[1], self.columns.start)]
+            pixels = part[:, box[0], box[1]]
             drawn = torch.from_numpy(pixels[frames]).to(places.device, torch.float32).movedim(3, 1).contiguous()
             lid.draw(drawn, places, closing[blinking])
             pixels[frames] = drawn.round_().clamp_(0, 255).byte().movedim(1, 3).cpu().numpy()
 
-    def _lookup(self, rows: slice, columns: slice, head_poses: torch.Tensor | None, batch: int) -> torch.Tensor:
-        """Places `(B, h, w, 2)` in the crop of some pixels of the face."""
-        lookup = self.lookup[:, rows, columns]
-        head = None
-        if self.moving_head:
-            head = self.head_lookup.view(-1, *self.lookup.shape[1:])[:, rows, columns].flatten(1)
-        places = _with_head(lookup.reshape(1, -1), head, head_poses, batch)
-        return places.view(batch, *lookup.shape[1:])
-
-    def _box(self, cells: torch.Tensor) -> tuple[slice, slice] | None:
+    def _box(self, cells: torch.Tensor) -> Box | None:
         """Rows and columns of the face that marked cells `(B, 1, R, R)` can reach; None where none is marked."""
         rows, columns = marked_extent(cells)
         if rows is None:
@@ -377,28 +397,19 @@ class FaceRenderer:
         corners = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
         return self._pixels_near(self._extent_in_picture(corners, margin=1))
 
-    def _pixels_near(self, extent: tuple[int, int, int, int]) -> tuple[slice, slice] | None:
-        """Rows and columns of the face in an extent of the picture; None where there are none."""
+    def _pixels_near(self, extent: tuple[int, int, int, int]) -> Box | None:
+        """Rows and columns, in the moving part, of the face's pixels in an extent of the picture; None where there are
+        none."""
         left, top, right, bottom = extent
-        height, width = self.lookup.shape[1:3]
-        top, bottom = top - self.top - self.rows.start, bottom - self.top - self.rows.start
-        left, right = left - self.left - self.columns.start, right - self.left - self.columns.start
-        box = slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))
-        return box if all(side.start < side.stop for side in box) else None
+        near = slice(top - self.top, bottom - self.top), slice(left - self.left, right - self.left)
+        return overlap(near, (self.rows, self.columns))
 
 
-def _with_head(
-    places: torch.Tensor, head: torch.Tensor | None, head_poses: torch.Tensor | None, batch: int
-) -> torch.Tensor:
-    """Places `(1, N)` for each pose of the head `(B, 4)`: `(B, N)`, its own to be written to.
-
-    Term by term and not as a matrix product, whose rounding depends on how many frames are drawn together.
-    """
-    if head_poses is None:
-        return places.repeat(batch, 1)
-    for pose, direction in zip(head_poses.unbind(1), head, strict=True):
-        places = torch.addcmul(places, pose[:, None], direction)
-    return places
+def _around_lips(landmarks: np.ndarray) -> np.ndarray:
+    """Corners `(2, 2)` of what lips may reach, of landmarks `(468, 2)`."""
+    lips = landmarks[list(OUTER_LIPS)]
+    low, high = lips.min(0), lips.max(0)
+    return np.stack([low, high]) + LIPS_REACH * (high - low)[0]
 
 
 def _from_above(lookup: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
@@ -418,7 +429,3 @@ def _put(pixels: np.ndarray, drawn: torch.Tensor) -> None:
 def _where_any(cells: torch.Tensor) -> torch.Tensor:
     """`(B, 1, H, W)`, whether any channel of `(B, C, H, W)` bool is set; several times as fast as `any`."""
     return functools.reduce(torch.logical_or, cells.split(1, 1))
-
-
-def _moved(span: slice, by: int) -> slice:
-    return slice(span.start + by, span.stop + by)

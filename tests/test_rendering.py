@@ -111,7 +111,7 @@ def test_mouths_are_laid_over_what_is_marked_as_if_colours_were_known_everywhere
     image, alignment = portrait(height, height)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
     decoded = renderer._decode(torch.tanh(3 * torch.randn(3, 16, 10)), None)
-    lookup = renderer.lookup.expand(3, -1, -1, -1)
+    lookup = renderer.lookup.places(renderer.rows, renderer.columns, None, 3)
     tongue = torch.tensor([0.0, 0.5, 1.0])
     shares = torch.zeros(2, 3, 1, *lookup.shape[1:3])
     shares[:, 0, :, 10:30, 20:50] = torch.rand(2, 1, 20, 30)
@@ -202,33 +202,33 @@ def test_a_roll_turns_the_head_clockwise(tokenizer, monkeypatch):
     image, alignment = portrait(400, 360, face=0.3)
     smooth = np.kron(image[::20, ::20], np.ones((20, 20, 1), np.uint8))[:400, :360]
     renderer = FaceRenderer(tokenizer, smooth, alignment, "pose_driven", moving_head=True)
-    shift = (torch.tensor([[0.0, 0.0, 0.05, 0.0]]) @ renderer.head_lookup).view_as(renderer.lookup)[0]
+    shift = 0.05 * renderer.lookup.head[2]
     nose = np.round(alignment.landmarks[1]).astype(int) - (renderer.left, renderer.top)
     # The head leans to the right of the picture: what is seen there comes from further left.
-    assert shift[nose[1] - renderer.rows.start, nose[0] - renderer.columns.start, 0] < -0.02
+    assert shift[0, nose[1], nose[0]] < -0.02
 
 
 def test_a_nod_brings_brow_and_chin_nearer_to_each_other(tokenizer):
     image, alignment = portrait(400, 360, face=0.3)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", moving_head=True)
-    shift = (torch.tensor([[0.0, 0.0, 0.0, -0.05]]) @ renderer.head_lookup).view_as(renderer.lookup)[0]
-    offset = (renderer.left + renderer.columns.start, renderer.top + renderer.rows.start)
+    shift = -0.05 * renderer.lookup.head[3]
+    offset = renderer.left, renderer.top
     brow, chin = (np.round(alignment.landmarks[index]).astype(int) - offset for index in (9, 152))
-    places = renderer.lookup[0]
+    places = renderer.lookup.still
     centre = 2 * renderer.head.centre[1] - 1
     for x, y in (brow, chin):
         # Pixels are fetched from further out, by the share and their distance from the middle of the face.
-        assert shift[y, x, 0] == 0
-        assert shift[y, x, 1] == pytest.approx(0.05 * (places[y, x, 1].item() - centre), rel=1e-3)
-    assert shift[brow[1], brow[0], 1] < 0 < shift[chin[1], chin[0], 1]
+        assert shift[0, y, x] == 0
+        assert shift[1, y, x] == pytest.approx(0.05 * (places[1, y, x].item() - centre), rel=1e-3)
+    assert shift[1, brow[1], brow[0]] < 0 < shift[1, chin[1], chin[0]]
 
 
 def test_motion_fades_before_the_crop_ends(tokenizer):
     image, alignment = portrait(400, 300)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
-    x, y = renderer.lookup.unbind(-1)
+    x, y = renderer.lookup.still
     rim = (x.abs() >= 1) | (y <= -1) | (y >= 1 + 2 * BELOW)
-    assert rim.any() and not renderer.fade[:, 0][rim].any()
+    assert rim.any() and not renderer.fade[0, 0][rim].any()
     assert renderer.fade.max() == 1
 
 
@@ -251,12 +251,33 @@ def test_a_dropping_jaw_takes_along_what_lies_below_the_crop(tokenizer, monkeypa
     assert down[int(0.95 * side) :].diff().abs().max() < 1
 
 
-@pytest.mark.parametrize("height", [70, 200])
-def test_frames_do_not_depend_on_their_company(tokenizer, height):
-    """Neither painted nor drawn ones."""
+@torch.inference_mode()
+@pytest.mark.parametrize("moving_head", [False, True])
+def test_places_between_nodes_are_those_worked_out_for_each_pixel(tokenizer, monkeypatch, moving_head):
+    image, alignment = portrait(700, 640, face=0.6, turn=0.2)
+    image = np.kron(image[::10, ::10], np.ones((10, 10, 1), np.uint8))[:700, :640]
+    codes = torch.tanh(torch.randn(2, 16, 10))
+    poses = torch.tensor([[0.02, 0.01, 0.03, -0.02], [-0.01, 0.0, -0.02, 0.01]]) if moving_head else None
+
+    def frames():
+        renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", moving_head)
+        return renderer.step, renderer.render(codes, head_poses=poses).astype(int)
+
+    step, drawn = frames()
+    monkeypatch.setattr("avatarsync.rendering.round", lambda pixels: 1, raising=False)
+    every, expected = frames()
+    assert step > every == 1
+    errors = np.abs(drawn - expected)
+    # A cell of this tokenizer has more than four pixels, and the picture has edges as sharp as they come.
+    assert errors.mean() < 0.25 and np.abs(drawn - image).mean() > 20 * errors.mean()
+
+
+@pytest.mark.parametrize(("height", "step"), [(70, 1), (200, 2), (900, 8)])
+def test_frames_do_not_depend_on_their_company(tokenizer, height, step):
+    """Neither painted nor drawn ones, nor those of which places are known between nodes."""
     image, alignment = portrait(height, height, face=0.9)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
-    assert renderer.mouth.drawn == (height == 200)
+    assert renderer.mouth.drawn == (height >= 200) and renderer.step == step
     codes, eyes = torch.tanh(torch.randn(5, 16, 10)), torch.linspace(0, 1, 5)
     asked = torch.linspace(1, 0, 20).view(5, 4)
     together = renderer.render(codes, eyes, articulators=asked)
@@ -354,6 +375,15 @@ def seam(size=16):
     return flow
 
 
+def inner_lips(left=0.0, right=0.0, gap=0.0):
+    """Places `(1, 20, 2)` of inner lips across all the cells, from a height on the left to one on the right."""
+    along = torch.cat([torch.linspace(-1, 1, 11), torch.linspace(1, -1, 11)[1:-1]])
+    height = left + (right - left) * (along + 1) / 2
+    height[1:10] += gap / 2  # the lower one
+    height[11:] -= gap / 2
+    return torch.stack([along, height], -1)[None]
+
+
 def places(height, size=16):
     """Lookup `(1, height, height, 2)` of a picture that shows all the cells."""
     steps = (torch.arange(height) + 0.5) * 2 / height - 1
@@ -365,7 +395,7 @@ def test_lips_that_meet_take_the_flow_of_their_own_side():
     cells, lookup = seam(), places(80)
     flow = torch.nn.functional.grid_sample(cells, lookup, padding_mode="border", align_corners=False)
     assert (flow[:, 1].abs() < 3.9).any()  # interpolation draws on what lies between
-    keep_lips_apart(flow, cells, lookup)
+    keep_lips_apart(flow, cells, lookup, inner_lips())
     inside = flow[0, 1, :, 4:-4]  # the outermost pixels lie beyond the cells' centres
     assert torch.allclose(inside.abs(), torch.tensor(4.0), atol=1e-4)
     assert (inside[:40] < 0).all() and (inside[40:] > 0).all()
@@ -377,7 +407,7 @@ def test_a_pixel_on_the_border_of_two_lips_goes_over_from_one_to_the_other():
     for step in range(-15, 16):
         moved = lookup + torch.tensor([0.0, 0.1 * step * 2 / 80])  # by a tenth of a pixel each
         flow = torch.nn.functional.grid_sample(cells, moved, padding_mode="border", align_corners=False)
-        shared = keep_lips_apart(flow, cells, moved, cell=5.0)
+        shared = keep_lips_apart(flow, cells, moved, inner_lips(), cell=5.0)
         assert (shared.share > 0).all() and (shared.share <= 0.5).all()
         here = (shared.place[1] == row) & (shared.place[2] == column)
         own = flow[0, 1, row, column].item()
@@ -390,11 +420,28 @@ def test_a_pixel_on_the_border_of_two_lips_goes_over_from_one_to_the_other():
     assert len(kept.share) == ((shared.place[1] >= 30) & (shared.place[1] < 40)).sum() == len(kept.change)
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.1])
+def test_the_border_of_lips_that_slope_is_no_stair(gap):
+    lips = inner_lips(-0.4, 0.2, gap)
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    line = ((columns + 0.5) / 16 * 0.6 - 0.4 + 1) * 8 - 0.5  # in cells
+    cells = torch.stack([torch.zeros(16, 16), torch.where(rows < line, -4.0, 4.0)])[None]
+    lookup = places(160)  # a cell is ten pixels
+    flow = torch.nn.functional.grid_sample(cells, lookup, padding_mode="border", align_corners=False)
+    keep_lips_apart(flow, cells, lookup, lips, cell=10.0)
+    border = (flow[0, 1] < 0).sum(0).numpy()[10:-10]  # the row where each column's lower lip begins
+    expected = (np.linspace(-0.4, 0.2, 160) + 1)[10:-10] * 80
+    if gap:  # lips that are apart: as cells have it
+        assert np.abs(border - expected).max() > 2
+    else:
+        assert np.abs(border - expected).max() < 1 and np.diff(border).max() <= 1
+
+
 def test_slopes_are_no_seams():
     cells, lookup = torch.linspace(-4, 4, 16)[None, None, :, None].expand(1, 2, 16, 16).clone(), places(80)
     flow = torch.nn.functional.grid_sample(cells, lookup, padding_mode="border", align_corners=False)
     before = flow.clone()
-    keep_lips_apart(flow, cells, lookup)
+    keep_lips_apart(flow, cells, lookup, inner_lips())
     assert torch.equal(flow, before)
 
 
@@ -403,6 +450,6 @@ def test_only_the_seam_changes():
     cells *= (1.5 - torch.arange(16) / 8).clamp(0, 1)  # to the right the lips move less and less, at last not at all
     flow = torch.nn.functional.grid_sample(cells, lookup, padding_mode="border", align_corners=False)
     before = flow.clone()
-    keep_lips_apart(flow, cells, lookup)
+    keep_lips_apart(flow, cells, lookup, inner_lips())
     assert torch.equal(flow[..., 60:], before[..., 60:])
     assert torch.equal(flow[..., :20, :], before[..., :20, :])

@@ -8,7 +8,7 @@ the teeth, and the tongue goes where phonemes put it (`articulators.py`). Widths
 dental anatomy, foreshortened by the arch; heights, light and colours were chosen by eye on portraits.
 
 A smile lends the colour of its teeth and the place of their edge, and all that it shows between its lips is kept: what
-is above that edge stays with the skull, what is below goes with the jaw.
+is above that edge stays with the skull, and reaches up to the lip, what is below goes with the jaw.
 
 Training pictures are drawn with it (`data/reenactment.py`), and large faces when they speak (`mouth_colours.py`).
 
@@ -26,7 +26,7 @@ from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
 from .image_processing_face import EYE_TO_NOSE_RATIO, LEFT_EYE_CORNERS, NOSE_BASE, RIGHT_EYE_CORNERS
 from .lip_edges import between, mouth_width, well_inside
 from .smooth_step import smooth_step
-from .teeth_colour import SEEN_PIXELS, seen_teeth, shaded, skin_colour, typical_teeth
+from .teeth_colour import SEEN_PIXELS, lip_colour, seen_teeth, shaded, skin_colour, typical_teeth
 from .warping import mesh_flow
 
 OUTER_EYE_CORNERS, CHIN, UPPER_LIP = (33, 263), 152, 13
@@ -41,15 +41,25 @@ OVERBITE = 3.5  # mm by which upper teeth reach over the lower ones of a closed 
 # the film by 12.4 dB if lower teeth go as far as the chin's landmark, 13.1 dB at three quarters of it and 14.9 dB at
 # half. But that man's lower teeth stand high, and with a half other people speak with clenched ones.
 JAW_SHARE = 0.75
-# Lips that are less than the first apart, in mm, hide the teeth behind them: one sees a sliver of them, and drawn ones
-# beside it would not match. From the second on, what a portrait shows between its lips is kept.
-HIDING_GAP, SHOWING_GAP = 4.0, 6.5
+# Lips that are less apart, in mm, hide the teeth behind them: one sees a sliver of them, and drawn ones beside it
+# would not match. Nor do they where too little of what is between the upper lip and the teeth's edge is bright enough
+# for teeth, a share, so many mm to both sides of the middle: among drawn teeth the rest, shade or flesh, looks like
+# black fillings. Of other portraits all that is between the lips is kept, and wholly: half transparent, teeth look
+# double.
+SHOWING_GAP, LEAST_TEETH, FRONT_TEETH = 5.25, 0.5, 10.0
 # Where a face's own teeth end is looked for so near to the middle, at so many heights and in so many columns, of which
 # a share must show teeth; upper ones are at most so long. All but the share in mm. Drawn teeth end so far behind them.
 MIDDLE_TEETH, PROFILE, PROFILE_SHARE, LONGEST_TEETH, BEHIND = 8.0, (96, 9), 0.4, 11.0, 0.8
 # What is below the edge of upper teeth that are seen, all of it from so many mm on, goes with the jaw; nothing does
 # where the lower lip is less than the first of these distances below that edge, and all from the second on.
 EDGE_FADE, JAW_GAPS = 1.0, (2.0, 4.0)
+# Beside the teeth that a smile shows it is dark, and drawn ones would stand there as grey tiles: they fade where the
+# last column is that shows so much tooth, looked for every half a mm up to the second value, over so many mm and by a
+# share.
+SEEN_COLUMN, WIDEST_ROW, ROW_FADE, ROW_HIDDEN = 0.4, 30.0, 3.0, 0.8
+# Where the upper lip rises, own teeth are stretched to it, since drawn ones above them would not match: by the share
+# of their height that is nearest to the lip, but for so many mm at its edge, which are in its shade and go with it.
+STRETCHED_SHARE, LIP_RIM = 0.8, 1.5
 SIDE_RANGE = (0.6, 1.4)  # width of either half of a turned mouth relative to their mean
 
 
@@ -62,7 +72,7 @@ class Row:
         shorter: by how much each tooth is shorter than the middle one.
         shades: how light each tooth is.
         curve: by how much teeth get shorter outwards, times the square of the distance from the middle.
-        gaps: what gaps take of the light.
+        gaps: what gaps take of the light at the teeth's edge.
         rounding: how much shorter a tooth is at its sides.
     """
 
@@ -91,7 +101,10 @@ LOWER = Row(
     rounding=0.5,
 )
 ROUNDING_POWER = 5  # how far at its sides a tooth gets shorter
-SIDE_SHADE = 0.15  # what a tooth's sides lose of the light, being round
+SIDE_SHADE = 0.1  # what a tooth's sides lose of the light, being round
+# Teeth touch farther up, where little of the dark behind them is seen: so many mm from the edge on, gaps are as deep
+# as this share of what they are there. As deep all the way, a strip of teeth above a lip looks stitched.
+GAP_HEIGHT, TOUCHING = 3.5, 0.2
 GAP_WIDTH, EDGE_SOFTNESS = 0.25, 0.5  # mm
 # A gap that is narrower than a pixel is wider by this share of it, and fainter by this power of how much wider.
 GAP_BLUR, GAP_FAINTNESS = 0.4, 0.7
@@ -109,6 +122,9 @@ TONGUE_DEPTHS, TONGUE_LIGHTS = (5.0, 2.0), (0.8, 1.0)
 # Raised by more than a share, its tip comes between the teeth, before all of them: so many mm thick in its middle and
 # so wide to either side, on the lower lip.
 TIP_BETWEEN_TEETH, TIP_THICKNESS, TIP_WIDTH, TIP_SOFTNESS = 0.85, 3.5, 13.0, 1.0
+TIP_SHADE, TIP_SHADE_REACH = 0.35, 2.0  # the light that upper teeth take from it, up to so many mm below them
+# There it is beside the lips, and so much of its colour is like theirs, as flesh, times the second value.
+LIP_LIKENESS, LIP_COLOUR = 0.6, 0.95
 SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # Rounded lips are pushed forward: the teeth lie deep behind them, in the dark, and the upper lip hangs lower before
 # them. Lips are rounded that are narrower by the first share of their width, and fully by the second. With gaps up to
@@ -136,6 +152,7 @@ class MouthInterior:
     Attributes:
         teeth: colour `(B, 3, 1, 1)` of well lit teeth.
         edge: height `(B, 1, 1)` of the upper teeth's edge at its middle.
+        row_ends: how far upper teeth reach to the left and right in the picture, in mm, `(B, 1, 1)` each.
         resting_jaw: `(B, 1, 1)`, mm by which the jaw of the face at rest hangs down.
         own: `(B, 2, H, H)`, how much of what a face shows between its lips is kept: with the skull, and with the jaw.
     """
@@ -182,37 +199,65 @@ class MouthInterior:
         seen, teeth = seen_teeth(pictures, inside, typical)
         gap = (lower - upper) / self.mm
         area = seen.sum((1, 2, 3))[:, None, None]
-        shown = smooth_step((gap - HIDING_GAP) / (SHOWING_GAP - HIDING_GAP)) * (area / SEEN_PIXELS - 1).clamp(0, 1)
+        own_edge = self._own_edge(seen, upper, lower)
+        shown = (gap > SHOWING_GAP) & (area > 1.5 * SEEN_PIXELS)
+        shown = shown & (self._share_of_teeth(seen, inside, upper, own_edge) > LEAST_TEETH)  # (B, 1, 1)
         lips_line = upper + torch.minimum(gap / 2, torch.full_like(gap, MOST_RAISED_LIP)) * self.mm
         edge = lips_line + EDGE_BELOW_LIPS * self.mm
-        self.edge = torch.lerp(edge, self._own_edge(seen, upper, lower), shown)
+        self.edge = torch.where(shown, own_edge, edge)
+        self.row_ends = [torch.where(shown, end, UPPER.ends[-1]) for end in self._own_row_ends(seen, upper, lower)]
         self.resting_jaw = ((lower - self.edge) / self.mm).clamp_min(0)
 
         cells = torch.arange(side, device=mouth.device, dtype=landmarks.dtype)
         places = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)
-        across, down = self._millimetres(places.expand(len(mouth), -1, -1, -1))
+        across, down = self._millimetres(*self._level(places.expand(len(mouth), -1, -1, -1)))
         below = smooth_step((down + UPPER.curve * across**2 - BEHIND) / EDGE_FADE)
         below = below * smooth_step((self.resting_jaw - JAW_GAPS[0]) / (JAW_GAPS[1] - JAW_GAPS[0]))
         self.own = (inside[:, 0] * shown)[:, None] * torch.stack([1 - below, below], 1)
 
-        skin = skin_colour(pictures, landmarks)
-        flesh = skin * (skin.mean(1, keepdim=True) / skin.amax(1, keepdim=True).clamp_min(1e-3 * white))
-        colours = (teeth, *(flesh * flesh.new_tensor(share) for share in (DEPTH_COLOUR, TONGUE_COLOUR)))
-        self.teeth, self.dark, self.tongue = (colour[:, :, None, None] for colour in colours)
+        flesh = _flesh(skin_colour(pictures, landmarks), white)
+        dark, tongue = (flesh * flesh.new_tensor(share) for share in (DEPTH_COLOUR, TONGUE_COLOUR))
+        tip = torch.lerp(tongue, LIP_COLOUR * _flesh(lip_colour(pictures, landmarks), white), LIP_LIKENESS)
+        colours = (teeth, dark, tongue, tip)
+        self.teeth, self.dark, self.tongue, self.tip = (colour[:, :, None, None] for colour in colours)
 
     def _own_edge(self, seen: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
         """Height `(B, 1, 1)` at which the teeth that are seen `(B, 1, H, H)` end, below the upper lip."""
         rows, columns = PROFILE
         end = torch.minimum(lower + self.mm, upper + LONGEST_TEETH * self.mm)
-        shares = torch.linspace(0, 1, rows, device=seen.device, dtype=upper.dtype)[:, None]
-        y = torch.lerp(upper, end, shares)  # (B, rows, 1)
+        y = torch.lerp(upper, end, torch.linspace(0, 1, rows).to(upper)[:, None])  # (B, rows, 1)
         x = self.middle + torch.linspace(-MIDDLE_TEETH, MIDDLE_TEETH, columns).to(y) * self.width_mm
-        places = torch.stack([self.cos * x - self.sin * y, self.sin * x + self.cos * y], -1)  # (B, rows, columns, 2)
-        profile = sample(seen, places)[:, 0].gt(0.5).float().mean(2) > PROFILE_SHARE  # (B, rows)
+        profile = self._sample_level(seen, x, y).gt(0.5).float().mean(2) > PROFILE_SHARE  # (B, rows)
         ended = (profile.cumsum(1) > 0) & ~profile
         # Where they do not end, they do at the last row.
         last = torch.where(ended.any(1), ended.byte().argmax(1), rows - 1)
         return y.gather(1, last[:, None, None]) - BEHIND * self.mm
+
+    def _own_row_ends(self, seen: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor) -> list[torch.Tensor]:
+        """How far from the middle teeth are seen `(B, 1, H, H)` to the left and right, in mm, `(B, 1, 1)` each."""
+        # Corners of smiles are higher than the middle of the upper lip.
+        y = torch.lerp(upper - LONGEST_TEETH * self.mm, lower, torch.linspace(0, 1, PROFILE[0]).to(upper)[:, None])
+        away = torch.arange(0, WIDEST_ROW, 0.5).to(y)
+        ends = []
+        for side, width in ((-1, self.right_width), (1, self.left_width)):
+            x = self.middle + side * away * self.width_mm * width
+            tooth = self._sample_level(seen, x, y).amax(1, keepdim=True) > SEEN_COLUMN  # (B, 1, columns)
+            ends.append((tooth * away).amax(2, keepdim=True))
+        return ends
+
+    def _share_of_teeth(self, seen, inside, upper: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
+        """How much `(B, 1, 1)` of what is inside lips `(B, 1, H, H)` and above the edge of the teeth seen is teeth."""
+        rows, columns = PROFILE
+        shares = torch.linspace(0, 1, rows).to(upper)[:, None]
+        y = torch.lerp(upper - FRONT_TEETH / 2 * self.mm, edge + BEHIND * self.mm, shares)  # (B, rows, 1)
+        x = self.middle + torch.linspace(-FRONT_TEETH, FRONT_TEETH, 4 * columns).to(y) * self.width_mm
+        teeth, all_there = (self._sample_level(field, x, y).sum((1, 2), keepdim=True) for field in (seen, inside))
+        return teeth / all_there.clamp_min(1e-3)
+
+    def _sample_level(self, fields: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Fields `(B, 1, H, H)` at rows `(B, h, 1)` and columns `(B, 1, w)` of level faces: `(B, h, w)`."""
+        places = torch.stack([self.cos * x - self.sin * y, self.sin * x + self.cos * y], -1)  # (B, h, w, 2)
+        return sample(fields, places)[:, 0]
 
     def _level(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Places in a picture in which the line of the eyes is level: x and y, `(B, h, w)` each.
@@ -222,9 +267,8 @@ class MouthInterior:
         x, y = places.unbind(-1)
         return self.cos * x + self.sin * y, self.cos * y - self.sin * x
 
-    def _millimetres(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How far places are from the middle, and below the edge of the upper teeth, `(B, h, w)` each."""
-        x, y = self._level(places)
+    def _millimetres(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far level places are from the middle, and below the edge of the upper teeth, `(B, h, w)` each."""
         across = (x - self.middle) / self.width_mm
         return across / torch.where(across < 0, self.right_width, self.left_width), (y - self.edge) / self.mm
 
@@ -252,7 +296,8 @@ class MouthInterior:
             pixel: how far places are apart: what is narrower is drawn fainter.
             tongue_heights: `(B,)` of its tip, 0 low to 1 between the teeth; None: low.
         """
-        across, down = self._millimetres(places)
+        x, y = self._level(places)
+        (across, down), lips = self._millimetres(x, y), self._lips_at(x, landmarks)
         jaw, pixels = self.resting_jaw + self.jaw(landmarks), pixel / self.mm
         arch = 1 - ARCH_SHADE * smooth_step((across.abs() - ARCH_START) / ARCH_LENGTH)
 
@@ -264,9 +309,13 @@ class MouthInterior:
         drawn = shaded(drawn, (1 - SHADOW * torch.exp(-beyond / SHADOW_REACH))[:, None])
         rounded = self.rounded(landmarks)
         cover, light = _row_of_teeth(UPPER, across, down + ROUNDED_HIDDEN * rounded, pixels)
+        beyond = across.abs() - torch.where(across < 0, *self.row_ends)
+        cover = cover * (1 - ROW_HIDDEN * smooth_step(beyond / ROW_FADE))
         drawn = torch.lerp(drawn, shaded(self.teeth, (light * arch)[:, None]), cover[:, None])
-        drawn = torch.lerp(drawn, self.tongue, self._tip(places, landmarks, tongue_heights))
-        light = (1 - ROUNDED_SHADE * rounded) * self._light(places, landmarks)
+        if tongue_heights is not None:
+            tip, light = self._tip(across, y, lips[1], tongue_heights)
+            drawn = torch.lerp(drawn, shaded(self.tip, light), tip)
+        light = (1 - ROUNDED_SHADE * rounded) * self._light(y, lips)
         return shaded(drawn, light[:, None]).clamp(0, self.white)
 
     def _tongue(self, across, down, jaw, heights) -> torch.Tensor:
@@ -276,17 +325,15 @@ class MouthInterior:
         depth, light = (low + (high - low) * raised for low, high in (TONGUE_DEPTHS, TONGUE_LIGHTS))
         return light * smooth_step((down - top) / depth) * (1 - (across / TONGUE_WIDTH) ** 2).clamp_min(0)
 
-    def _tip(self, places: torch.Tensor, landmarks: torch.Tensor, heights: torch.Tensor | None) -> torch.Tensor:
-        """How much its tip covers `(B, 1, h, w)`, which lies between the teeth and on the lower lip."""
-        if heights is None:
-            return places.new_zeros(1, 1, 1, 1)
-        x, y = self._level(places)
-        points = torch.stack(self._level(landmarks[:, None]), -1)[:, 0]
-        above = (_lip_edge(points, LOWER_LIP_POSITIONS, x) - y) / self.mm
-        across = self._millimetres(places)[0] / TIP_WIDTH
-        shown = smooth_step((TIP_THICKNESS * (1 - across**2) - above) / TIP_SOFTNESS)
-        raised = smooth_step((heights.to(shown) - TIP_BETWEEN_TEETH) / (1 - TIP_BETWEEN_TEETH))
-        return (shown * raised[:, None, None])[:, None]
+    def _tip(self, across, y, lower_lip, heights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much its tip covers, which lies between the teeth and on the lower lip, and the light on it,
+        `(B, 1, h, w)` each."""
+        above = (lower_lip - y) / self.mm
+        below_teeth = TIP_THICKNESS * (1 - (across / TIP_WIDTH) ** 2) - above
+        raised = smooth_step((heights.to(above) - TIP_BETWEEN_TEETH) / (1 - TIP_BETWEEN_TEETH))
+        shown = smooth_step(below_teeth / TIP_SOFTNESS) * raised[:, None, None]
+        light = 1 - TIP_SHADE * (1 - smooth_step(below_teeth / TIP_SHADE_REACH))
+        return shown[:, None], light[:, None]
 
     def kept(
         self, places: torch.Tensor, landmarks: torch.Tensor, tongue_heights: torch.Tensor | None = None
@@ -295,30 +342,45 @@ class MouthInterior:
         much of it is seen, and what lips that have come nearer leave of its light, `(B, 1, h, w)` each."""
         fallen, rounded = self.jaw(landmarks) * self.mm, self.rounded(landmarks)
         with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
-        light, resting = self._light(places, landmarks), self.resting.expand(len(places), -1, -1)
-        light = (1 - ROUNDED_SHADE * rounded) * light
-        uncovered = 1 - self._tip(places, landmarks, tongue_heights)
+        x, y = self._level(places)
+        lips, resting = self._lips_at(x, landmarks), self._lips_at(x, self.resting.expand(len(places), -1, -1))
+        light, across = (1 - ROUNDED_SHADE * rounded) * self._light(y, lips), self._millimetres(x, y)[0]
+        uncovered = 1.0 if tongue_heights is None else 1 - self._tip(across, y, lips[1], tongue_heights)[0]
         # Own teeth are hidden by rounded lips as drawn ones are, which would else come out beside them.
-        moved = (self._lower(places, -fallen), self._lower(places, ROUNDED_HIDDEN * rounded * self.mm))
+        hidden = ROUNDED_HIDDEN * rounded * self.mm
+        hidden = hidden + self._stretched(across, y + hidden, lips[0] + hidden, resting[0])
+        # What is lower in the face is as far across: the same lips are above and below it.
         return [
-            (where, uncovered * sample(own, where), (light / self._light(where, resting)).clamp(max=1)[:, None])
-            for where, own in zip(moved, (with_jaw, with_skull), strict=True)
+            (
+                self._lower(places, pixels),
+                uncovered * sample(own, self._lower(places, pixels)),
+                (light / self._light(y + pixels, resting)).clamp(max=1)[:, None],
+            )
+            for pixels, own in ((-fallen, with_jaw), (hidden, with_skull))
         ]
 
+    def _stretched(self, across, y, lip: torch.Tensor, resting: torch.Tensor) -> torch.Tensor:
+        """How many pixels `(B, h, w)` further down was at rest what upper teeth show at heights `y`, stretched to the
+        upper lip, which is at `lip` and was at `resting` there, `(B, h, w)` each."""
+        raised = (resting - lip).clamp_min(0)
+        height = STRETCHED_SHARE * (self.edge - UPPER.curve * self.mm * across**2 - resting)
+        height = (height - LIP_RIM * self.mm).maximum(self.mm)
+        return raised * ((resting + LIP_RIM * self.mm + height - y) / (height + raised)).clamp(0, 1)
+
     def _lower(self, places: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """Places `(B, h, w, 2)` so many pixels `(B, 1, 1)` further down the face."""
+        """Places `(B, h, w, 2)` so many pixels `(B, 1, 1)` or `(B, h, w)` further down the face."""
         return places + torch.stack([-self.sin * pixels, self.cos * pixels], -1)
 
-    def _light(self, places: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
-        """What lips leave of the light `(B, h, w)`."""
-        x, y = self._level(places)
+    def _lips_at(self, x: torch.Tensor, landmarks: torch.Tensor) -> list[torch.Tensor]:
+        """Heights `(B, h, w)` of the inner edges of the upper and the lower lip at level places `x` `(B, h, w)`."""
         points = torch.stack(self._level(landmarks[:, None]), -1)[:, 0]
-        light = torch.ones_like(x)
-        lips = zip(
-            (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS), (1, -1), LIP_LIGHTS, LIP_REACHES, LIP_STARTS, strict=True
-        )
-        for positions, away, least, reach, start in lips:
-            distance = away * (y - _lip_edge(points, positions, x)) / self.mm
+        return [_lip_edge(points, positions, x) for positions in (UPPER_LIP_POSITIONS, LOWER_LIP_POSITIONS)]
+
+    def _light(self, y: torch.Tensor, lips: list[torch.Tensor]) -> torch.Tensor:
+        """What lips leave of the light `(B, h, w)` at heights `(B, h, w)` in level faces."""
+        light = torch.ones_like(y)
+        for lip, away, least, reach, start in zip(lips, (1, -1), LIP_LIGHTS, LIP_REACHES, LIP_STARTS, strict=True):
+            distance = away * (y - lip) / self.mm
             light = light * (least + (1 - least) * smooth_step((distance + start) / reach))
         return light
 
@@ -346,9 +408,15 @@ def _row_of_teeth(
     beyond = beyond + shorter[tooth] + row.curve * across**2 + row.rounding * place.abs() ** ROUNDING_POWER
     cover = (0.5 - beyond / pixel.clamp_min(EDGE_SOFTNESS)).clamp(0, 1)
     width = GAP_WIDTH + GAP_BLUR * pixel
-    gap = row.gaps * (GAP_WIDTH / width) ** GAP_FAINTNESS * torch.exp(-(((1 - place.abs()) * half / width) ** 2))
+    depth = row.gaps * (GAP_WIDTH / width) ** GAP_FAINTNESS * (1 - (1 - TOUCHING) * smooth_step(-beyond / GAP_HEIGHT))
+    gap = depth * torch.exp(-(((1 - place.abs()) * half / width) ** 2))
     edge = EDGE_SHADE * (1 - smooth_step(-beyond / EDGE_HEIGHT))
     return cover, shades[tooth] * (1 - SIDE_SHADE * place**2) * (1 - gap) * (1 - edge)
+
+
+def _flesh(colours: torch.Tensor, white: float) -> torch.Tensor:
+    """Colours `(B, 3)` of skin or lips whose strongest channel is as strong as the mean of all was."""
+    return colours * (colours.mean(1, keepdim=True) / colours.amax(1, keepdim=True).clamp_min(1e-3 * white))
 
 
 def _lip_edge(landmarks: torch.Tensor, positions: tuple[int, ...], x: torch.Tensor) -> torch.Tensor:

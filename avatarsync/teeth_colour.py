@@ -7,8 +7,12 @@ now and then paints them greenish: they may be no greener than that.
 
 import torch
 
+from .face_mesh import LIP_RINGS, LOWER_LIP_POSITIONS
+
 # Cheeks and chin sides: skin whose colour tells how a face is lit.
 SKIN_LANDMARKS = (50, 280, 205, 425, 151)
+# The middle of the lower lip, between its edges.
+LIP_LANDMARKS = tuple(ring[i] for ring in LIP_RINGS[1:-1] for i in LOWER_LIP_POSITIONS[2:-2])
 # Green over red of the teeth of 909 official portraits: that of their skin to this power, with a standard deviation of
 # a factor of 1.09.
 SKIN_POWER = 0.45
@@ -33,7 +37,17 @@ SHADE_POWERS = (0.85, 1.1, 1.15)
 
 def skin_colour(image: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     """Mean skin colour `(B, 3)` of pictures `(B, 3, H, H)` at landmarks `(B, 468, 2)` in pixels."""
-    places = landmarks[:, list(SKIN_LANDMARKS)].round().long().clamp(0, image.shape[-1] - 1)  # (B, 5, 2)
+    return _mean_colour(image, landmarks[:, list(SKIN_LANDMARKS)])
+
+
+def lip_colour(image: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    """Mean colour `(B, 3)` of the lower lip, likewise."""
+    return _mean_colour(image, landmarks[:, list(LIP_LANDMARKS)])
+
+
+def _mean_colour(image: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Mean `(B, 3)` of pictures `(B, 3, H, H)` at places `(B, N, 2)` in pixels."""
+    places = places.round().long().clamp(0, image.shape[-1] - 1)
     batch = torch.arange(len(image), device=image.device)[:, None]
     return image[batch, :, places[..., 1], places[..., 0]].mean(1)
 

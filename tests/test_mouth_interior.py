@@ -99,6 +99,29 @@ def test_gaps_are_fainter_where_pixels_are_wider_than_they_are():
     assert abs(coarse.mean() / fine.mean() - 1) < 0.06
 
 
+def test_gaps_are_dark_at_the_edge_and_faint_where_teeth_touch():
+    """Otherwise a strip of teeth above a lip, which hides their edges, looks stitched."""
+    drawn, points = interior(), lips_moved(face(0.06), upper=-5 * millimetre())
+    x = points[0, 13, 0] + torch.arange(-6, 6, 0.05) * millimetre()
+
+    def light_in_the_gap(above_edge):
+        height = (drawn.edge.flatten() - above_edge * millimetre()).expand_as(x)
+        light = drawn.draw(torch.stack([x, height], -1)[None, None], points, 0.25 * millimetre())[0, :, 0].mean(0)
+        return light[len(x) // 2] / light.max()
+
+    assert light_in_the_gap(1.5) < 0.75
+    assert 0.8 < light_in_the_gap(4.0) < 0.95
+    assert 0.8 < light_in_the_gap(6.0) < 0.95
+
+
+def lips_moved(points, upper=0.0, lower=0.0):
+    """Lips moved down by so many pixels."""
+    points = points.clone()
+    for positions, distance in ((UPPER_LIP_POSITIONS, upper), (LOWER_LIP_POSITIONS, lower)):
+        points[:, [ring[i] for ring in LIP_RINGS for i in positions], 1] += distance
+    return points
+
+
 def test_the_upper_lip_shades_what_is_behind_it():
     light, heights = column(interior(), 0.1)
     depth = (heights - heights[0]) / millimetre()
@@ -128,6 +151,60 @@ def test_a_smile_lends_its_teeth_and_a_sliver_of_them_does_not():
     dark = interior(at_rest=0.06, teeth=torch.tensor([40.0, 20.0, 20.0]))
     assert dark.own.max() == 0
     torch.testing.assert_close(dark.teeth, hidden.teeth)
+
+
+def open_mouth(inside):
+    """Of a face whose mouth is 0.06 of the side open, and shows `inside` `(3, H, W)`."""
+    points = face(0.06)
+    _, mouth = mesh_flow(points, points, SIZE)
+    return MouthInterior(torch.where(mouth > 0, inside, SKIN[:, None, None]), points, SIZE)
+
+
+def in_columns(tooth):
+    """Teeth `(3, H, W)` in columns so many mm beside the middle for which `tooth` holds, and the dark."""
+    across = (torch.arange(SIZE) - face()[0, 13, 0]) / millimetre()
+    light = torch.where(tooth(across), 1.0, 0.1)
+    return light * torch.tensor([220.0, 200.0, 180.0])[:, None, None].expand(3, SIZE, SIZE)
+
+
+def test_what_is_between_lips_is_kept_wholly_where_most_of_it_is_teeth_and_not_at_all_elsewhere():
+    """Half transparent, teeth look double, and the dark between a few of them like black fillings."""
+    few, most = (open_mouth(in_columns(lambda x, share=share: x % 5 < 5 * share)) for share in (0.35, 0.85))
+    assert few.own.max() == 0
+    assert most.own.max() > 0.99
+    dark = most.own.sum(1)[0, int(face()[0, 13, 1]) + 5]
+    assert (dark[118:138] > 0.99).all(), "the dark among them, too"
+
+
+def test_drawn_teeth_end_where_those_of_a_smile_do():
+    narrow, wide, points = open_mouth(in_columns(lambda x: x.abs() < 11)), interior(), face(0.1)
+    assert [end.item() for end in narrow.row_ends] == pytest.approx([11, 11], abs=1.5)
+    assert min(end.item() for end in wide.row_ends) > 40, "nothing is known of teeth that are hidden"
+    x = points[0, 13, 0] + torch.tensor([5.0, 15.0, -15.0]) * millimetre()
+    height = narrow.edge.flatten() - 4 * millimetre()
+    light = narrow.draw(torch.stack([x, height.expand_as(x)], -1)[None, None], points, 0.25)[0, :, 0].mean(0)
+    assert (light[1:] < 0.4 * light[0]).all()
+
+
+def test_own_teeth_reach_up_to_a_lip_that_rises():
+    smile, points = interior(at_rest=0.06, teeth=torch.tensor([220.0, 200.0, 180.0])), face(0.06)
+    heights = torch.arange(points[0, 13, 1].item() - 4 * millimetre(), smile.edge.item(), 0.1)
+    x = (points[0, 13, 0] + 2 * millimetre()).expand_as(heights)
+    places = torch.stack([x, heights], -1)[None, :, None]
+    raised = lips_moved(points, upper=-3 * millimetre())
+    (_, (still, share, _)), (_, (where, stretched, _)) = (smile.kept(places, lips) for lips in (points, raised))
+    assert torch.equal(still, places)
+    depth = (heights - points[0, 13, 1]) / millimetre()
+    assert share[0, 0, depth < -1].max() == 0
+    assert stretched[0, 0, depth < -3.5].max() < 0.1
+    assert stretched[0, 0, (depth > -1) & (depth < 5)].min() > 0.8
+    # Evenly, and their edge stays where it was.
+    y = where[0, :, 0, 1]
+    assert (y.diff() > 0.04).all()
+    below = heights > smile.edge.item() - 1 * millimetre()
+    torch.testing.assert_close(y[below], heights[below], atol=0.01, rtol=0)
+    _, (lowered, _, _) = smile.kept(places, lips_moved(points, upper=3 * millimetre()))
+    assert torch.equal(lowered, places), "a lip that comes down hides them"
 
 
 def test_colours_stay_between_black_and_white():
@@ -322,3 +399,19 @@ def test_between_the_teeth_the_tip_covers_them_from_the_lower_lip_up():
     torch.testing.assert_close(
         beyond, drawn.draw(places + torch.tensor([14 * millimetre(), 0.0]), points, 0.1), atol=40, rtol=0
     )
+
+
+def test_the_tip_has_the_colour_of_the_lips_and_lies_in_the_shade_of_the_teeth():
+    points, spoken = face(), face(0.02)
+    picture = SKIN[:, None, None].repeat(1, SIZE, SIZE)[None]
+    top, bottom = int(points[0, 14, 1]), int(points[0, 17, 1]) + 1
+    lips = torch.tensor([190.0, 120.0, 150.0])
+    picture[..., top:bottom, :] = lips[:, None, None]
+    drawn, usual = MouthInterior(picture, points, SIZE), interior()
+    assert drawn.tip[0, 2] > 1.08 * drawn.tip[0, 1] and usual.tip[0, 2] < usual.tip[0, 1]
+    assert usual.tip[0, 0] < 0.9 * SKIN[0]
+    heights = torch.arange(spoken[0, 14, 1].item() - 2.5 * millimetre(), spoken[0, 14, 1].item(), 0.1)
+    x = points[0, 13, 0].expand_as(heights)
+    places = torch.stack([x, heights], -1)[None, :, None]
+    light = drawn.draw(places, spoken, 0.1, torch.tensor([1.0]))[0, :, :, 0]
+    assert light[0, 0] < 0.85 * light[0].max() and light[0, -1] > 0.85 * light[0].max()

@@ -10,6 +10,7 @@ from avatarsync.teeth_colour import (
     greenest_teeth,
     limit_green,
     limit_yellow,
+    lip_colour,
     shaded,
     skin_colour,
 )
@@ -32,6 +33,14 @@ def face(skin=SKIN, teeth=None, side=8):
         image[..., 40 : 40 + side, 28 : 28 + side] = torch.tensor([60.0, 20.0, 20.0]).view(3, 1, 1)
         image[..., 40 : 40 + side // 2, 28 : 28 + side] = teeth.view(3, 1, 1)
     return image, mouth
+
+
+def test_lips_have_a_colour_of_their_own(landmarks):
+    image, _ = face()
+    lips, (top, bottom) = torch.tensor([170.0, 90.0, 100.0]), landmarks[0, [14, 17], 1].round().int().tolist()
+    image[..., top : bottom + 1, :] = lips.view(3, 1, 1)
+    torch.testing.assert_close(lip_colour(image, landmarks), lips[None])
+    torch.testing.assert_close(skin_colour(image, landmarks), SKIN[None])
 
 
 def test_skin_tells_of_teeth_that_are_hidden(landmarks):

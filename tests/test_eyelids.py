@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from avatarsync import VisualTokenizerConfig, VisualTokenizerModel, face_mesh
-from avatarsync.eyelids import EYES, MOST_GRAIN, ROUND_LIGHT, Eyelid
+from avatarsync.eyelids import EYES, MOST_GRAIN, RIM_SHADE, ROUND_LIGHT, Eyelid
 from avatarsync.modeling_face_aligner import FaceAlignment
 from avatarsync.rendering import FaceRenderer
 
@@ -108,13 +108,16 @@ def test_lids_go_with_a_moving_head(monkeypatch):
     assert of_the_eyes(shut.astype(int)).sum() < 0.03 * before.sum()
 
 
-def test_lids_have_the_grain_and_the_light_of_the_skin_below_the_eye_and_no_rims_of_glasses():
+def test_lids_have_the_grain_and_the_light_of_the_skin_below_the_eye_and_no_creases_or_rims_of_glasses():
     image, landmarks = drawn_face(0.0)
     grain = np.random.default_rng(0).normal(0, 4, image.shape[:2])[..., None].repeat(3, 2)
     grainy = (image + grain).clip(0, 255).astype(np.uint8)
     below = int(landmarks[[145, 374], 1].max()) + 25
     rims = image.copy()
     rims[below : below + 6] = 0
+    creases = image.copy()
+    for row in range(below - 15, below + 10, 8):
+        creases[row : row + 2] = np.multiply(SKIN, 0.8)
     eye = of_the_eyes(image.astype(int))
 
     def lids(picture):
@@ -124,8 +127,36 @@ def test_lids_have_the_grain_and_the_light_of_the_skin_below_the_eye_and_no_rims
     plain = lids(image)
     difference = lids(grainy).mean(-1) - plain.mean(-1)
     assert 1.0 < difference.std() < 4.5
-    assert np.abs(lids(rims) - plain).max() < 1.5 * MOST_GRAIN
+    for picture in (rims, creases):
+        assert np.abs(lids(picture) - plain).max() < 0.5 * MOST_GRAIN
     assert plain[:, 0].max() > SKIN[0] + 0.5 * ROUND_LIGHT * SKIN[0]
+
+
+def test_the_sides_of_lids_are_soft():
+    image, landmarks = drawn_face(0.0)
+    length, corners = landmarks[133, 0] - landmarks[33, 0], int(landmarks[133, 1])
+    # In the shade of the brow, the lid is lighter than what is around it.
+    image[:corners] = np.multiply(image[:corners], 0.75)
+    (shut,) = blinked(image, landmarks, [1.0])
+    left, _, right, _ = Eyelid(image, landmarks, EYES[0], torch.device("cpu")).extent
+    for height in (0.1, 0.15, 0.2):
+        row = shut[corners - int(height * length), left:right].mean(-1)
+        assert row.max() - row[0] > 12  # not so soft that there is no lid
+        assert np.abs(np.diff(row)).max() < 7
+
+
+def test_the_white_of_an_eye_that_lies_below_the_landmarks_at_the_inner_corner_is_covered():
+    image, landmarks = drawn_face(0.0)
+    picture = Image.fromarray(image)
+    for lid in (face_mesh.RIGHT_LOWER_LID, face_mesh.LEFT_LOWER_LID):
+        ImageDraw.Draw(picture).line([tuple(landmarks[index]) for index in lid[4:]], fill=EYE, width=5)
+    image = np.array(picture)
+    before, (shut,) = of_the_eyes(image.astype(int)), blinked(image, landmarks, [1.0])
+    near = np.zeros(SIZE, bool)
+    for outer, inner in ((33, 133), (263, 362)):
+        across = (np.arange(SIZE) - landmarks[outer, 0]) / (landmarks[inner, 0] - landmarks[outer, 0])
+        near |= (across > 0.7) & (across < 0.93)
+    assert before[:, near].sum() > 300 and of_the_eyes(shut)[:, near].sum() < 0.015 * before[:, near].sum()
 
 
 def test_lashes_come_down_and_leave_skin_behind():
@@ -149,3 +180,36 @@ def test_rims_of_glasses_stay_in_front_of_the_lids():
     (shut,) = blinked(image, landmarks, [1.0])
     left, _, right, _ = Eyelid(image, landmarks, EYES[0], torch.device("cpu")).extent
     assert shut[top - 2 : top + 2, left:right].max() < 20
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, -0.1])
+def test_a_rim_that_runs_close_above_the_eyes_stays_and_is_not_carried_down(slope):
+    plain, landmarks = drawn_face(0.0)
+    plain[(plain == BROW).all(-1)] = SKIN
+    length = landmarks[133, 0] - landmarks[33, 0]
+    image = plain.copy()
+    rows = np.arange(SIZE)[:, None]
+    for upper in (159, 386):
+        arc = landmarks[upper, 1] - 0.16 * length + slope * (np.arange(SIZE) - landmarks[upper, 0])
+        side = (np.arange(SIZE) < SIZE / 2) == (upper == 159)
+        image[(np.abs(rows - arc) < 2.5) & side] = (50, 45, 40)
+    half, shut = blinked(image, landmarks, [0.5, 1.0])
+    rims = (image == (50, 45, 40)).all(-1)
+    without, eyes = blinked(plain, landmarks, [1.0])[0], of_the_eyes(plain.astype(int))
+    for frame in (half, shut):
+        gone = np.abs(frame - image)[rims].max(-1)
+        assert (gone > 25).mean() < 0.01
+    # Behind it there is a lid as without it, but for the rim's shade.
+    assert (np.abs(shut - without)[eyes].max(-1) > 1.1 * (1 - RIM_SHADE) * max(SKIN)).mean() < 0.006
+
+
+def test_brows_lashes_and_creases_are_no_rims_of_glasses():
+    image, landmarks = drawn_face(0.0)
+    picture = Image.fromarray(image)
+    length = landmarks[133, 0] - landmarks[33, 0]
+    for lid in (face_mesh.RIGHT_UPPER_LID, face_mesh.LEFT_UPPER_LID):
+        for height, width in ((0.05, 9), (0.22, 3)):
+            places = [tuple(landmarks[index] - (0, height * length)) for index in lid]
+            ImageDraw.Draw(picture).line(places, fill=(20, 15, 10), width=width)
+    for eye in EYES:
+        assert Eyelid(np.array(picture), landmarks, eye, torch.device("cpu")).rim is None

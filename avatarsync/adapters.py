@@ -229,6 +229,20 @@ def _without_load_report() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _base_saved_as_it_is(model: nn.Module) -> Iterator[None]:
+    """Keeps transformers from taking an adapter's keys for the whole model's: `load_adapter` leaves with the model how
+    they were renamed, and `save_pretrained` would undo that in every key of the base."""
+    before = vars(model).get("_weight_conversions")
+    try:
+        yield
+    finally:
+        if before is not None:
+            model._weight_conversions = before
+        else:
+            vars(model).pop("_weight_conversions", None)
+
+
 class AdapterModel:
     """What `AvatarSyncModel` adds to transformers' own `load_adapter`, `set_adapter`, `disable_adapters`."""
 
@@ -245,7 +259,7 @@ class AdapterModel:
             folder = find_adapter(peft_model_id, **hub)
             check_fits(folder, self)
             peft_model_id = str(folder)
-        with _without_load_report():
+        with _without_load_report(), _base_saved_as_it_is(self):
             return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def merge_and_unload(self) -> "AdapterModel":

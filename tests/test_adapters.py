@@ -171,6 +171,24 @@ def test_references_say_what_a_portrait_shows(talk, adapters, clean):
         assert talk.personalise(reference) is reference
 
 
+def test_a_model_that_wore_an_adapter_is_saved_as_it_was(talk, adapters, tmp_path, clean):
+    before = {name: value.clone() for name, value in talk.model.state_dict().items()}
+    talk.load_identity(adapters[0], name="anna")
+    talk.unload_identity()
+    talk.save_pretrained(tmp_path / "pipeline")
+    talk.model.load_adapter(adapters[0])
+    talk.model.save_pretrained(tmp_path / "adapter")
+    assert load_file(tmp_path / "adapter" / WEIGHTS_FILE).keys() == load_file(adapters[0] / WEIGHTS_FILE).keys()
+    talk.model.remove_adapters()
+    for after in (
+        AvatarSyncPipeline.from_pretrained(tmp_path / "pipeline").model,
+        AvatarSyncModel.from_pretrained(tmp_path / "pipeline"),
+    ):
+        weights = after.state_dict()
+        assert weights.keys() == before.keys()
+        assert all(torch.equal(weights[name], value) for name, value in before.items())
+
+
 def test_merging_draws_the_same_within_rounding(adapters, portrait, speech):
     talk = AvatarSyncPipeline.from_pretrained()
     talk.load_identity(adapters[0])

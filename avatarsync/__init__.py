@@ -1,8 +1,10 @@
 """AvatarSync: a portrait and a text or a voice become a talking video.
 
-Importing the package registers the task: `transformers.pipeline("talking-head")` works from then on.
+Importing the package registers the task and the models: `transformers.pipeline("talking-head")`, and
+`AutoConfig` and `AutoModel` on the whole model's folder as on every stage's, work from then on.
 """
 
+import avatarsync.auto_classes  # noqa: F401
 from avatarsync.configuration_avatarsync import (
     AvatarSyncConfig,
     FaceAlignerConfig,

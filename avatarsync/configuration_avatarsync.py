@@ -5,10 +5,13 @@ window is wider, 3 units to both sides.
 `AvatarSyncConfig.full()` is the `full` preset: more tokens and wider models, meant for GPUs.
 """
 
-from typing import Literal
+import os
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .errors import ModelLoadError
 
 AttentionMode = Literal["full", "causal", "limited_history", "one_to_one", "window"]
 
@@ -217,6 +220,23 @@ class AvatarSyncConfig(PreTrainedConfig):
     keyframe_generator_config: dict | PreTrainedConfig | None = None
     interpolation_config: dict | PreTrainedConfig | None = None
     crop_strategy: Literal["pose_driven", "face_centric"] = "pose_driven"
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """transformers' own, of a whole model: it would make of any other, a stage's too, one with random weights.
+
+        Raises:
+            ModelLoadError: a model of another type.
+        """
+        config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config.get("model_type") != cls.model_type:
+            raise ModelLoadError(
+                f"{pretrained_model_name_or_path} holds a model of type {config.get('model_type')!r}, not a whole "
+                f"{cls.model_type}: give a folder or Hub id that AvatarSyncPipeline.save_pretrained wrote"
+            )
+        return config, unused
 
     def __post_init__(self, **kwargs):
         for name, config_class in self.sub_configs.items():

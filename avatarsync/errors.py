@@ -73,8 +73,11 @@ class OutputError(AvatarSyncError, OSError):
     """The output exists already or cannot be written."""
 
 
-class ModelLoadError(AvatarSyncError, OSError):
-    """A model folder that is missing, incomplete or of another type."""
+class ModelLoadError(AvatarSyncError):
+    """A model folder that is missing, incomplete or of another type.
+
+    No OSError: `transformers.pipeline` would catch it, and raise a ValueError with the trace of two attempts instead.
+    """
 
 
 class MissingDependencyError(AvatarSyncError, ImportError):

@@ -6,16 +6,18 @@ portrait ─► FaceAlignerModel ─► crop ─► VisualTokenizerModel.prepare
 Shapes: T_s keyframes, T frames, K tokens a frame, D channels a code.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .adapters import AdapterModel
 from .configuration_avatarsync import AvatarSyncConfig
+from .errors import ModelLoadError
 from .expected_keyframes import expected_keyframes, round_codes
 from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
@@ -45,6 +47,30 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         self.keyframe_generator = KeyframeGeneratorModel(config.keyframe_generator_config)
         self.interpolation = InterpolationModel(config.interpolation_config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args,
+        output_loading_info: bool = False,
+        **kwargs,
+    ) -> "AvatarSyncModel | tuple[AvatarSyncModel, dict]":
+        """transformers' `from_pretrained`, where all weights are there: those that are missing would be random.
+
+        Raises:
+            ModelLoadError: weights are missing or of another shape, or it is a model of another type.
+        """
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        missing = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
+        if missing:
+            raise ModelLoadError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} of the model's weights, such as {missing[0]}: "
+                "copy or download it again, or save it anew with save_pretrained"
+            )
+        return (model, report) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
         # Every stage initialises its own layers; nothing stands between them.
@@ -183,7 +209,3 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         reference = self.visual_tokenizer.prepare_reference(reference_pixel_values, reference_landmarks)
         codes = torch.cat(list(self.generate_codes(unit_ids, durations, keyframe_times, frame_times, reference)))
         return self.visual_tokenizer.decode(codes, reference.expand(len(codes)))
-
-
-AutoConfig.register("avatarsync", AvatarSyncConfig)
-AutoModel.register(AvatarSyncConfig, AvatarSyncModel)

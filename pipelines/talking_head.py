@@ -133,24 +133,18 @@ class AvatarSyncPipeline(Identities, Pipeline):
             "give a folder or Hub id that AvatarSyncPipeline.save_pretrained wrote, or none for the bundled weights"
         )
         hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-        config = _read_config(source, advice, **hub)
-        if config.get("model_type") != AvatarSyncModel.config_class.model_type:
-            raise ModelLoadError(f"{source} holds a model of type {config.get('model_type')!r}: {advice}")
+        if os.path.isfile(source):
+            raise ModelLoadError(f"{source} is a file: {advice}")
+        if not os.path.isdir(source) and not re.fullmatch(HUB_ID, source):
+            raise ModelLoadError(f"there is no folder {source}: {advice}")
         device = _usable_device(device)
         try:
-            model, report = AvatarSyncModel.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True, **kwargs
-            )
+            model = AvatarSyncModel.from_pretrained(source, use_safetensors=True, **kwargs)
             processor = AvatarSyncProcessor.from_pretrained(source, **hub)
         except AvatarSyncError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
             raise ModelLoadError(f"{source} cannot be loaded ({str(error).splitlines()[0]}): {advice}") from error
-        missing = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
-        if missing:
-            raise ModelLoadError(
-                f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]}: {advice}"
-            )
         return cls(model=model, processor=processor, device=device, task=TASK)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
@@ -381,21 +375,6 @@ def _check_speech(speech: Speech) -> None:
             "Speech(track, audio, sampling_rate, language)"
         )
     check_audio(speech.audio, speech.sampling_rate, "the speech's audio")
-
-
-def _read_config(source: str, advice: str, **hub) -> dict:
-    """The config.json of a folder or Hub model."""
-    from transformers import PreTrainedConfig
-
-    if os.path.isfile(source):
-        raise ModelLoadError(f"{source} is a file: {advice}")
-    if not os.path.isdir(source) and not re.fullmatch(HUB_ID, source):
-        raise ModelLoadError(f"there is no folder {source}: {advice}")
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(source, **hub)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{source} is no model ({str(error).splitlines()[0]}): {advice}") from error
-    return config
 
 
 PIPELINE_REGISTRY.register_pipeline(

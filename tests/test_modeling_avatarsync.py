@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, pipeline
 
 from avatarsync import (
     AvatarSyncConfig,
     AvatarSyncModel,
+    AvatarSyncPipeline,
     FaceAlignerConfig,
     InterpolationConfig,
     KeyframeGeneratorConfig,
@@ -13,6 +15,8 @@ from avatarsync import (
     face_mesh,
     modeling_visual_tokenizer,
 )
+from avatarsync.errors import ModelLoadError
+from avatarsync.modeling_sync_expert import SyncExpertConfig, SyncExpertModel
 
 
 def tiny_config(**keyframes):
@@ -87,6 +91,38 @@ def test_the_composite_survives_saving(clip, tmp_path, monkeypatch):
         expected, out = (one(*reference_inputs(), *clip) for one in (model, loaded))
     assert torch.allclose(out.landmarks, expected.landmarks, atol=1e-5)
     assert torch.allclose(out.pixels, expected.pixels, atol=1e-4)
+
+
+def test_weights_that_are_missing_are_refused_however_a_model_is_loaded(tmp_path):
+    make().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: value for name, value in weights.items() if "interpolation." not in name}, file, {"format": "pt"})
+    for load in (AvatarSyncModel.from_pretrained, AutoModel.from_pretrained):
+        with pytest.raises(ModelLoadError, match=r" lacks \d+ of the model's weights, such as interpolation"):
+            load(tmp_path)
+    with pytest.raises(ModelLoadError, match="lacks"):
+        pipeline("talking-head", model=str(tmp_path))
+    save_file(weights, file, {"format": "pt"})
+    model, report = AvatarSyncModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert isinstance(model, AvatarSyncModel) and not report["missing_keys"]
+
+
+@pytest.mark.parametrize("stage", ["face_aligner", "visual_tokenizer", "keyframe_generator", "interpolation", "sync"])
+def test_stages_are_loaded_by_transformers_and_are_no_whole_model(stage, tmp_path):
+    model = SyncExpertModel(SyncExpertConfig()) if stage == "sync" else getattr(make(), stage)
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    for load in (
+        AvatarSyncModel.from_pretrained,
+        AvatarSyncPipeline.from_pretrained,
+        lambda folder: pipeline("talking-head", model=str(folder)),
+    ):
+        with pytest.raises(ModelLoadError, match=f"of type '{model.config.model_type}', not a whole avatarsync: give"):
+            load(tmp_path)
 
 
 def test_stages_that_disagree_are_refused():

@@ -8,7 +8,8 @@
 The folder is a Hub repository as it stands. `training/finetune_lora.py` makes it; docs/fine_tuning.md explains it.
 
 LoRA layers stay beside the base's weights and are never merged into them unless `merge_and_unload` is asked for, so
-that taking an adapter off brings the base back bit for bit.
+that taking an adapter off brings the base back bit for bit. What the references say is used by pipelines alone
+(`Identities`); models keep them for these, and a merged model what it takes to draw that person without an adapter.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,8 +33,8 @@ from torch import nn
 from transformers.integrations import peft as integration
 from transformers.utils.peft_utils import check_peft_version
 
-from .data.expressions import to_neutral
 from .errors import AdapterError, MissingDependencyError
+from .known_person import LANDMARKS_SAY, KnownPerson
 from .modeling_visual_tokenizer import Reference, VisualTokenizerModel
 
 CONFIG_FILE, WEIGHTS_FILE, REFERENCES_FILE = (
@@ -42,8 +43,6 @@ CONFIG_FILE, WEIGHTS_FILE, REFERENCES_FILE = (
     "references.safetensors",
 )
 REFERENCES_VERSION = "1"
-# What landmarks, and not the encoder, say of a known person's portrait: share of its expression.
-LANDMARKS_SAY = 1 / 3
 # What an adapter may change; the face aligner serves everybody.
 STAGES = ("visual_tokenizer", "keyframe_generator", "interpolation")
 HUB_ID = r"[\w.-]+/[\w.-]+"
@@ -132,30 +131,19 @@ class PersonReferences:
             raise AdapterError(f"{folder} is no adapter of a person ({error!r}): {MAKE_ONE}") from error
 
     @torch.no_grad()
-    def expressions(self, tokenizer: VisualTokenizerModel, landmarks: torch.Tensor) -> torch.Tensor:
-        """What faces `(B, 468, 2)` of this person show, on the neutral face `(B, 468, 2)`."""
-        resting = self.resting_landmarks.to(landmarks)
-        return to_neutral(landmarks, resting.expand(len(landmarks), -1, -1)).to(tokenizer.dtype)
-
-    @torch.no_grad()
     def codes(self, tokenizer: VisualTokenizerModel) -> torch.Tensor:
         """Continuous codes `(N, K, D)` of the references."""
         pixels = self.pixels.to(tokenizer.device, tokenizer.dtype) / 127.5 - 1
         return tokenizer.encode(pixels)
 
-    @torch.no_grad()
-    def personalise(self, tokenizer: VisualTokenizerModel, reference: Reference) -> Reference:
-        """One reference `(1, …)`, a portrait of this person, as this person's.
+    def known(self, tokenizer: VisualTokenizerModel) -> KnownPerson:
+        """What they say of any portrait of this person."""
+        resting = self.resting_landmarks.to(tokenizer.device, tokenizer.dtype)
+        return KnownPerson(resting, None if self.speaking is None else self.codes(tokenizer)[self.speaking])
 
-        Its expression lies between the guess that it comes with and what its landmarks say: they tremble, and a head
-        that is turned a little looks like an expression. By the landmarks alone, what is drawn is less like the person
-        (docs/fine_tuning.md).
-        """
-        known = self.expressions(tokenizer, reference.landmarks)
-        personal = replace(reference, expression=torch.lerp(reference.expression.to(known), known, LANDMARKS_SAY))
-        if self.speaking is None:
-            return personal
-        return replace(personal, codes=self.codes(tokenizer)[self.speaking][None])
+    def personalise(self, tokenizer: VisualTokenizerModel, reference: Reference) -> Reference:
+        """One reference `(1, …)`, a portrait of this person, as this person's: see `KnownPerson.personalise`."""
+        return self.known(tokenizer).personalise(reference)
 
 
 def find_adapter(source: str | os.PathLike, **hub) -> Path:
@@ -183,8 +171,8 @@ def find_adapter(source: str | os.PathLike, **hub) -> Path:
     return folder
 
 
-def check_fits(folder: Path, model: nn.Module) -> None:
-    """Make sure that an adapter is LoRA for this base.
+def check_fits(folder: Path, model: nn.Module) -> PersonReferences | None:
+    """Make sure that an adapter is LoRA for this base; returns its references, where it has some.
 
     Raises:
         AdapterError: another kind of adapter, other shapes, or other weights than those it was made for.
@@ -208,13 +196,15 @@ def check_fits(folder: Path, model: nn.Module) -> None:
         if weight is None or weight.shape[axis] != shape[axis]:
             found = "no such layer" if weight is None else f"the layer there has the shape {tuple(weight.shape)}"
             raise AdapterError(f"{folder} was made for another base ({path}: {found}): {advice}")
-    if (folder / REFERENCES_FILE).is_file():
-        references, digest = PersonReferences.load(folder), base_digest(model)
-        if references.digest != digest:
-            raise AdapterError(
-                f"{folder} was made for the base {references.base} with the digest {references.digest}, this one has "
-                f"{digest}: {advice}"
-            )
+    if not (folder / REFERENCES_FILE).is_file():
+        return None
+    references, digest = PersonReferences.load(folder), base_digest(model)
+    if references.digest != digest:
+        raise AdapterError(
+            f"{folder} was made for the base {references.base} with the digest {references.digest}, this one has "
+            f"{digest}: {advice}"
+        )
+    return references
 
 
 @contextmanager
@@ -244,9 +234,22 @@ def _base_saved_as_it_is(model: nn.Module) -> Iterator[None]:
 
 
 class AdapterModel:
-    """What `AvatarSyncModel` adds to transformers' own `load_adapter`, `set_adapter`, `disable_adapters`."""
+    """What `AvatarSyncModel` adds to transformers' own `load_adapter`, `set_adapter`, `disable_adapters`.
 
-    def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args, **kwargs):
+    Attributes:
+        person: the one whose model this is, after merging; None where nobody is known but by adapters.
+    """
+
+    person: KnownPerson | None
+
+    @property
+    def adapter_references(self) -> dict[str, PersonReferences]:
+        """By the names of the loaded adapters, those that hold some."""
+        return vars(self).setdefault("_adapter_references", {})
+
+    def load_adapter(
+        self, peft_model_id: str | os.PathLike | None = None, adapter_name: str | None = None, *args, **kwargs
+    ):
         """transformers' `load_adapter`, after making sure that the adapter was made for these weights.
 
         Raises:
@@ -254,23 +257,54 @@ class AdapterModel:
             MissingDependencyError: peft is not installed.
         """
         require_peft()
+        name, references = adapter_name or "default", None
         if peft_model_id is not None:
             hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
             folder = find_adapter(peft_model_id, **hub)
-            check_fits(folder, self)
+            references = check_fits(folder, self)
             peft_model_id = str(folder)
         with _without_load_report(), _base_saved_as_it_is(self):
-            return super().load_adapter(peft_model_id, *args, **kwargs)
+            loaded = super().load_adapter(peft_model_id, name, *args, **kwargs)
+        self.adapter_references.pop(name, None)
+        if references is not None:
+            self.adapter_references[name] = references
+        return loaded
+
+    def active_people(self) -> list[str]:
+        """Names of the adapters that are active now and hold references."""
+        if not self._hf_peft_config_loaded or self._adapters_are_disabled():
+            return []
+        return [name for name in self.active_adapters() if name in self.adapter_references]
+
+    def delete_adapter(self, adapter_names: list[str] | str) -> None:
+        """transformers' `delete_adapter`, which forgets the adapters' references as well."""
+        super().delete_adapter(adapter_names)
+        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+            self.adapter_references.pop(name, None)
 
     def merge_and_unload(self) -> "AdapterModel":
-        """Work the active adapters into the weights for good, and take their layers out; returns the model.
+        """Work the active adapter into the weights for good, and take all adapters out; returns the model.
 
-        The merged model draws the same within rounding, a little faster, and is saved like any other.
+        The merged model draws the same within rounding, a little faster, and is saved and loaded like any other: what
+        the adapter's references say of the person stays with it (`person`, `AvatarSyncConfig.known_person`).
 
         Raises:
-            AdapterError: no adapter is loaded.
+            AdapterError: no adapter is loaded, none is active, or those of several people are.
         """
+        self._require_adapters()
+        if self._adapters_are_disabled():
+            raise AdapterError(
+                "no adapter is active: set_identity(NAME) or enable_adapters() before merging, or take them out with "
+                "unload_identity() or remove_adapters()"
+            )
+        people = self.active_people()
+        if len(people) > 1:
+            raise AdapterError(f"adapters of several people are active ({', '.join(people)}): set_adapter(NAME) first")
+        references = self.adapter_references[people[0]] if people else None
         self._take_layers_out(merge=True)
+        if references is not None:
+            self.person = references.known(self.visual_tokenizer)
+            self.config.known_person = "portrait" if self.person.speaking_codes is None else "reference"
         return self
 
     def remove_adapters(self) -> None:
@@ -279,38 +313,47 @@ class AdapterModel:
         Raises:
             AdapterError: no adapter is loaded.
         """
+        self._require_adapters()
         self._take_layers_out(merge=False)
 
-    def _take_layers_out(self, merge: bool) -> None:
+    def _require_adapters(self) -> None:
         if not self._hf_peft_config_loaded:
             raise AdapterError("no adapter is loaded: load one with load_adapter or load_identity")
+
+    def _adapters_are_disabled(self) -> bool:
+        return any(layer.disable_adapters for _, layer in self._adapted_layers())
+
+    def _adapted_layers(self) -> list[tuple[str, nn.Module]]:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        for path, layer in list(self.named_modules()):
-            if isinstance(layer, BaseTunerLayer):
-                if merge:
-                    layer.merge(safe_merge=True)
-                parent, _, name = path.rpartition(".")
-                setattr(self.get_submodule(parent), name, layer.get_base_layer())
+        return [(path, layer) for path, layer in self.named_modules() if isinstance(layer, BaseTunerLayer)]
+
+    def _take_layers_out(self, merge: bool) -> None:
+        for path, layer in self._adapted_layers():
+            if merge:
+                layer.merge(safe_merge=True)
+            parent, _, name = path.rpartition(".")
+            setattr(self.get_submodule(parent), name, layer.get_base_layer())
         del self.peft_config
         self._hf_peft_config_loaded = False
+        self.adapter_references.clear()
 
 
 class Identities:
-    """Speakers that an `AvatarSyncPipeline` can wear, one at a time.
+    """Speakers that an `AvatarSyncPipeline` can wear, one at a time: the adapters of its model that hold references.
 
     Loading one takes a tenth of a second, changing between loaded ones a few hundredths; the base stays where it is.
     """
 
     @property
     def identity(self) -> str | None:
-        """Who speaks; None is the base."""
-        return vars(self).get("_identity")
+        """Who speaks, as the model has it; None is the base, and whom that was merged with."""
+        return next(iter(self.model.active_people()), None)
 
     @property
     def identities(self) -> dict[str, PersonReferences]:
         """All that are loaded, by name."""
-        return vars(self).setdefault("_identities", {})
+        return self.model.adapter_references
 
     def load_identity(self, source: str | os.PathLike, name: str = "default", **hub) -> None:
         """Load an adapter and speak with it from now on.
@@ -329,12 +372,11 @@ class Identities:
         if name in self.identities:
             raise AdapterError(f"an identity {name} is loaded already: unload_identity({name!r}), or use another name")
         folder = find_adapter(source, **hub)
-        references = PersonReferences.load(folder)
+        PersonReferences.load(folder)  # raises where there are none: weights alone are no identity
         with warnings.catch_warnings():
             # peft thinks that a second adapter is a mistake.
             warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
             self.model.load_adapter(folder, adapter_name=name)
-        self.identities[name] = references
         self.set_identity(name)
 
     def set_identity(self, name: str | None) -> None:
@@ -352,7 +394,6 @@ class Identities:
             self.model.set_adapter(name)
         elif self.identities:
             self.model.disable_adapters()
-        self._identity = name
 
     def unload_identity(self, name: str | None = None) -> None:
         """Take one identity out, or all of them; without any, frames are again the base's own, bit for bit.
@@ -365,16 +406,14 @@ class Identities:
             raise AdapterError(f"there is no identity {name or ''} to unload (loaded: {loaded})".replace("  ", " "))
         if name is None or len(self.identities) == 1:
             self.model.remove_adapters()
-            self.identities.clear()
-            self._identity = None
             return
-        if self.identity == name:
+        speaker = None if self.identity == name else self.identity
+        if speaker is None:
             self.set_identity(None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Adapter .* was active", UserWarning)
             self.model.delete_adapter(name)
-        del self.identities[name]
-        self.set_identity(self.identity)  # whoever spoke goes on
+        self.set_identity(speaker)  # who speaks is not left to peft
 
     def refuse_to_save_identities(self) -> None:
         """Raises AdapterError where saving the model would write its adapter alone, as transformers does."""
@@ -384,11 +423,24 @@ class Identities:
                 "model.merge_and_unload() to save a model of that person"
             )
 
+    @property
+    def knows_speaker(self) -> bool:
+        """Whether who speaks is somebody that the weights learned: an identity, or whom the model was merged with."""
+        return self.identity is not None or self.model.person is not None
+
     def personalise(self, reference: Reference) -> Reference:
-        """A portrait `(1, …)` as the present identity's; unchanged where the base speaks."""
-        if self.identity is None:
-            return reference
-        return self.identities[self.identity].personalise(self.model.visual_tokenizer, reference)
+        """A portrait `(1, …)` as the present speaker's; unchanged where nobody is known."""
+        if self.identity is not None:
+            return self.identities[self.identity].personalise(self.model.visual_tokenizer, reference)
+        return reference if self.model.person is None else self.model.person.personalise(reference)
 
 
-__all__ = ["AdapterModel", "Identities", "PersonReferences", "base_digest", "check_fits", "find_adapter"]
+__all__ = [
+    "LANDMARKS_SAY",
+    "AdapterModel",
+    "Identities",
+    "PersonReferences",
+    "base_digest",
+    "check_fits",
+    "find_adapter",
+]

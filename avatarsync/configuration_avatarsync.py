@@ -205,6 +205,9 @@ class AvatarSyncConfig(PreTrainedConfig):
         face_aligner_config, visual_tokenizer_config, keyframe_generator_config, interpolation_config: the stages;
             None takes the embedded preset's.
         crop_strategy: "pose_driven" (default) or "face_centric" (Appendix A.3).
+        known_person: None, or that an adapter of one person was merged into the weights: their painter knows that
+            person's teeth, they hold the resting face, and the keyframe generator is told the codes of the "portrait",
+            or of a "reference" among the weights.
     """
 
     model_type = "avatarsync"
@@ -220,6 +223,7 @@ class AvatarSyncConfig(PreTrainedConfig):
     keyframe_generator_config: dict | PreTrainedConfig | None = None
     interpolation_config: dict | PreTrainedConfig | None = None
     crop_strategy: Literal["pose_driven", "face_centric"] = "pose_driven"
+    known_person: Literal["portrait", "reference"] | None = None
 
     @classmethod
     def get_config_dict(

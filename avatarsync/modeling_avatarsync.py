@@ -19,6 +19,7 @@ from .adapters import AdapterModel
 from .configuration_avatarsync import AvatarSyncConfig
 from .errors import ModelLoadError
 from .expected_keyframes import expected_keyframes, round_codes
+from .known_person import KnownPerson
 from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
 from .modeling_keyframes import KeyframeGeneratorModel
@@ -46,6 +47,10 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
         self.visual_tokenizer = VisualTokenizerModel(config.visual_tokenizer_config)
         self.keyframe_generator = KeyframeGeneratorModel(config.keyframe_generator_config)
         self.interpolation = InterpolationModel(config.interpolation_config)
+        self.person = None
+        if config.known_person is not None:
+            code_shape = self._code_shape() if config.known_person == "reference" else None
+            self.person = KnownPerson.empty(config.visual_tokenizer_config.num_landmarks, code_shape)
         self.post_init()
 
     @classmethod

@@ -249,8 +249,8 @@ class AvatarSyncPipeline(Identities, Pipeline):
             schedule = select_frames(model, schedule, frames, temperature)
         tokenizer, crop_strategy = self.model.visual_tokenizer, self.model.config.crop_strategy
         moving_head = motion == "subtle"
-        # An identity's teeth are known to the painter alone.
-        drawing = {"prepare": False, "articulation": articulation, "only_paint": self.identity is not None}
+        # The teeth of a known speaker are known to the painter alone.
+        drawing = {"prepare": False, "articulation": articulation, "only_paint": self.knows_speaker}
         renderer = compute_alone(
             self.device, FaceRenderer, tokenizer, pixels, alignment, crop_strategy, moving_head, **drawing
         )

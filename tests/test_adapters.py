@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from skimage.data import astronaut
+from transformers import pipeline
 
 from avatarsync import AvatarSyncModel, AvatarSyncPipeline
 from avatarsync.adapters import (
@@ -189,14 +190,58 @@ def test_a_model_that_wore_an_adapter_is_saved_as_it_was(talk, adapters, tmp_pat
         assert all(torch.equal(weights[name], value) for name, value in before.items())
 
 
-def test_merging_draws_the_same_within_rounding(adapters, portrait, speech):
+@pytest.mark.parametrize("speaking", [1, None])
+def test_a_merged_model_is_saved_and_loaded_as_that_person(adapters, portrait, speech, tmp_path, speaking):
+    adapter = shutil.copytree(adapters[0], tmp_path / "adapter")
+    references = PersonReferences.load(adapter)
+    references.speaking = speaking
+    references.save(adapter)
+    large = np.kron(portrait, np.ones((2, 2, 1), np.uint8))  # whose mouth would be drawn, were it anybody's
     talk = AvatarSyncPipeline.from_pretrained()
-    talk.load_identity(adapters[0])
-    worn = draw(talk, portrait, speech)
+    base = draw(talk, large, speech)
+    talk.load_identity(adapter, name="anna")
+    worn = draw(talk, large, speech).astype(int)
     talk.model.merge_and_unload()
     assert not any("lora" in name for name, _ in talk.model.named_modules())
-    merged = draw(talk, portrait, speech)
-    assert np.abs(worn.astype(int) - merged).mean() < 0.05
+    merged = draw(talk, large, speech)
+    talk.save_pretrained(tmp_path / "merged")
+    loaded = pipeline("talking-head", model=str(tmp_path / "merged"))
+    assert np.array_equal(draw(loaded, large, speech), merged)
+    assert np.abs(worn - base).max() > 50
+    assert np.abs(worn - merged).max() <= 4 and np.abs(worn - merged).mean() < 0.01
+
+
+def test_merging_leaves_no_identity_behind(adapters):
+    talk = AvatarSyncPipeline.from_pretrained()
+    talk.load_identity(adapters[0], name="anna")
+    talk.load_identity(adapters[1], name="bert")
+    talk.set_identity(None)
+    with pytest.raises(AdapterError, match=r"no adapter is active: set_identity\(NAME\)"):
+        talk.model.merge_and_unload()
+    talk.set_identity("anna")
+    talk.model.set_adapter(["anna", "bert"])
+    with pytest.raises(AdapterError, match=r"several people are active \(anna, bert\)"):
+        talk.model.merge_and_unload()
+    talk.set_identity("anna")
+    talk.model.merge_and_unload()
+    assert talk.identity is None and talk.identities == {} and talk.knows_speaker
+    talk.set_identity(None)
+    with pytest.raises(AdapterError, match="made for the base"):  # the weights are others now
+        talk.load_identity(adapters[1], name="bert")
+
+
+def test_adapters_that_are_taken_out_of_the_model_are_identities_no_more(talk, adapters, clean):
+    talk.load_identity(adapters[0], name="anna")
+    talk.load_identity(adapters[1], name="bert")
+    with pytest.warns(UserWarning, match="bert was active"):
+        talk.model.delete_adapter("bert")
+    assert talk.identity == "anna" and list(talk.identities) == ["anna"]  # whom peft goes on with
+    talk.model.disable_adapters()
+    assert talk.identity is None
+    talk.set_identity("anna")
+    talk.model.remove_adapters()
+    assert talk.identity is None and not talk.identities and not talk.knows_speaker
+    talk.set_identity(None)
 
 
 def test_load_adapter_of_transformers_and_of_peft_agree(talk, adapters):

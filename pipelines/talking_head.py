@@ -22,6 +22,7 @@ from avatarsync.pipelines.attention_window import with_attention_window
 from avatarsync.pipelines.rerendering import changed_frames, select_frames
 from avatarsync.pipelines.solo_threads import compute_alone
 from avatarsync.pipelines.streaming import FrameStream
+from avatarsync.pipelines.uploading import UPLOAD_OPTIONS, upload_model
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
@@ -147,17 +148,29 @@ class AvatarSyncPipeline(Identities, Pipeline):
             raise ModelLoadError(f"{source} cannot be loaded ({str(error).splitlines()[0]}): {advice}") from error
         return cls(model=model, processor=processor, device=device, task=TASK)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Write config, weights (safetensors) and processor to a folder; `push_to_hub=True` uploads it as well."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Write config, weights (safetensors) and processor to a folder; `push_to_hub=True` uploads it as well.
+
+        Args:
+            kwargs: of transformers' `save_pretrained`, and of an upload: `repo_id` (the folder's name unless given),
+                `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
+
+        Raises:
+            AdapterError: identities are loaded, which have folders of their own.
+            OutputError: the folder is a file; or it is saved, and could not be uploaded.
+        """
         if os.path.isfile(save_directory):
             raise OutputError(f"{save_directory} is a file: give a folder")
         self.refuse_to_save_identities()
+        upload = {option: kwargs.pop(option) for option in UPLOAD_OPTIONS if option in kwargs}
         # The base class would skip the processor and write `custom_pipelines`, which later asks for remote code.
         self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
         # safetensors writes for its owner alone, whatever the umask; others may read a model as they may its config.
         for weights in Path(save_directory).glob("*.safetensors"):
             shutil.copymode(Path(save_directory) / "config.json", weights)
+        if push_to_hub:
+            upload_model(Path(save_directory), **upload)
 
     def to(self, device: str | torch.device) -> "AvatarSyncPipeline":
         """Move the model, e.g. `.to("cuda")`; returns the pipeline."""

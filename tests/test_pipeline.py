@@ -6,6 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, RepoUrl
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage.data import astronaut, coffee
@@ -25,6 +27,7 @@ from avatarsync.errors import (
     InvalidTrackError,
     ModelLoadError,
     MultipleFacesError,
+    OutputError,
     SilentAudioError,
     UnknownLanguageError,
 )
@@ -381,6 +384,31 @@ def test_several_portraits_one_after_the_other(talk, portrait):
         talk([portrait, portrait], text="Yes.", num_workers=2)
     with pytest.raises(InvalidImageError, match="at least one"):
         talk([], text="Yes.")
+
+
+def test_what_cannot_be_uploaded_is_saved(talk, tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("no route to the Hub\nand much more")
+
+    monkeypatch.setattr(HfApi, "create_repo", unreachable)
+    with pytest.raises(OutputError, match=r"m is saved.*\(no route to the Hub\).* hf upload me/m \S+m$"):
+        talk.save_pretrained(tmp_path / "m", push_to_hub=True, repo_id="me/m")
+    AvatarSyncPipeline.from_pretrained(tmp_path / "m")
+
+
+def test_a_saved_pipeline_is_uploaded_in_one_commit(talk, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **o: asked.append((name, o)) or RepoUrl(f"me/{name}"))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda _, **options: asked.append(options))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "private.txt").write_text("not for others")
+    talk.save_pretrained(tmp_path / "m", push_to_hub=True, private=True, commit_message="A model")
+    (name, options), commit = asked
+    assert name == "m" and options["private"] is True
+    assert commit["repo_id"] == "me/m" and commit["commit_message"] == "A model"
+    files = [path.name for path in (tmp_path / "m").iterdir()]
+    sent = set(filter_repo_objects(files, allow_patterns=commit["allow_patterns"]))
+    assert sent == {"config.json", "model.safetensors", "processor_config.json"}
 
 
 def test_models_that_cannot_be_loaded_are_refused(talk, tmp_path):

@@ -11,7 +11,16 @@ from pathlib import Path
 import gradio as gr
 from example_portraits import save_examples
 from growing_video import GrowingVideo, PortraitInput
-from limits import KEEP_SECONDS, MAX_FILE_BYTES, MAX_SECONDS, MAX_TEXT, QUEUE_SIZE, SWEEP_SECONDS, LimitError
+from limits import (
+    KEEP_SECONDS,
+    MAX_FILE_BYTES,
+    MAX_SECONDS,
+    MAX_TEXT,
+    QUEUE_SIZE,
+    SWEEP_SECONDS,
+    LimitError,
+    check_given,
+)
 from rendering_jobs import Choices, Job, Step, Studio, sentence
 from timeline import HEADERS, picture, to_rows
 
@@ -202,7 +211,11 @@ class Demo:
                     0, max(future, 1), future, step=1, label="Attention after", info="How far it is ahead of itself."
                 )
             self.face = gr.Number(
-                0, label="Face", info="Of several, by size: 0 is the largest.", precision=0, minimum=0
+                0,
+                label="Face",
+                info="Of several, by size: 0 is the largest. Empty: there is one.",
+                precision=0,
+                minimum=0,
             )
         self.consent = gr.Checkbox(False, label=CONSENT, elem_id="consent", container=False)
         with gr.Row():
@@ -316,6 +329,11 @@ class Demo:
     ) -> Iterator[dict]:
         if consent is not True:
             raise LimitError("Consent is missing: tick the box that the person agreed to this video.")
+        numbers = [(self.fps, fps), (self.seed, seed), (self.articulation, articulation)]
+        if self.reach is not None:
+            numbers += [(self.past, past), (self.future, future)]
+        for field, number in numbers:
+            check_given(number, field.label, field.minimum, field.maximum)
         yield self._busy("Looking at the portrait and listening to the words")
         pixels = self.studio.read_portrait(portrait)
         if source == "voice":
@@ -324,7 +342,7 @@ class Demo:
             speech = self.studio.speak(text, language, None if voice == OWN_VOICE else voice)
         choices = Choices(
             fps=fps,
-            seed=int(seed or 0),
+            seed=int(seed),
             blink=bool(blink),
             motion=motion,
             articulation=articulation,

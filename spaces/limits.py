@@ -24,6 +24,12 @@ class LimitError(AvatarSyncError, ValueError):
     """More than the demo takes on."""
 
 
+def check_given(value: float | None, field: str, least: float, most: float | None = None) -> None:
+    """Raises LimitError where a number's field was left empty: its default would be nobody's choice."""
+    if value is None:
+        raise LimitError(f"{field} is empty: give a number from {least:g}{'' if most is None else f' to {most:g}'}.")
+
+
 def check_text(text: str) -> str:
     """The text without blanks around it. Raises LimitError where it is empty or too long."""
     text = (text or "").strip()

@@ -10,6 +10,7 @@ from limits import (
     MAX_SIDE,
     MAX_TEXT,
     LimitError,
+    check_given,
     check_picture_size,
     check_seconds,
     check_text,
@@ -24,6 +25,14 @@ def test_texts():
     for text in ("", "  \n", None, "x" * (MAX_TEXT + 1)):
         with pytest.raises(LimitError):
             check_text(text)
+
+
+def test_numbers():
+    check_given(0, "Seed", 0)
+    with pytest.raises(LimitError, match="Frames per second is empty: give a number from 10 to 60.$"):
+        check_given(None, "Frames per second", 10, 60)
+    with pytest.raises(LimitError, match="Seed is empty: give a number from 0.$"):
+        check_given(None, "Seed", 0)
 
 
 def test_lengths_and_sizes():

@@ -130,7 +130,9 @@ def _cells_within(coordinates: torch.Tensor, reach: float, size: int) -> slice:
     return slice(min(max(int(low - beyond), 0), size), min(max(int(high + beyond) + 1, 0), size))
 
 
-def darken(pictures: torch.Tensor, line: torch.Tensor, black: float) -> torch.Tensor:
-    """Pictures `(B, 3, H, W)`, whose black is `black`, with a line `(B, 1, H, W)` drawn into them."""
+def darken(pictures: torch.Tensor, line: torch.Tensor, black: float, coloured: float = 1.0) -> torch.Tensor:
+    """Pictures `(B, 3, H, W)`, whose black is `black`, with a line `(B, 1, H, W)` drawn into them, which is red as far
+    as they are `coloured`, 0 to 1."""
     colour = pictures.new_tensor(LINE_COLOUR)[:, None, None]
+    colour = torch.lerp(colour.mean().expand_as(colour), colour, coloured)
     return black + (pictures - black) * (1 - line * (1 - colour))

@@ -17,6 +17,7 @@ from .lip_seam import marked_extent
 from .modeling_visual_tokenizer import DecoderOutput, Reference
 from .mouth_interior import MouthInterior
 from .own_teeth import OwnTeeth
+from .picture_tone import PictureTone
 from .smooth_step import smooth_step
 from .teeth_colour import limit_yellow, shaded
 from .warping import look_up, soften
@@ -52,6 +53,7 @@ class MouthColours:
         drawn: how much of it is drawn, 0 to 1; the rest is painted.
         lips: `(3,)`, how far lips do what phonemes ask for (`articulators.py`): as far as the inside is drawn, and
             those of broad smiles are pursed and parted even if it is painted.
+        tone: of the portrait, which what is laid over it takes.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class MouthColours:
         rounding = max(self.drawn, smiling)
         self.lips = landmarks.new_tensor([rounding, self.drawn, rounding])
         own = reference.pixels.float() + 1, landmarks * self.size, self.size
+        self.tone = PictureTone.of(own[0][0])
         self.interior = MouthInterior(*own, white=2.0, articulation=articulation)
 
     def _share_between(self, scales: tuple[float, float]) -> float:
@@ -109,7 +112,7 @@ class MouthColours:
             frames = torch.nonzero(share.flatten(1).amax(1) > 0).flatten()
             here = (frames, slice(None), rows, columns)
             inside = inside_at(lookup[frames, rows, columns].contiguous(), frames)  # (B', 3, h', w')
-            pixels[here] += share[here] * ((inside + 1) * 127.5 - before[here])
+            pixels[here] += share[here] * (self.tone.toned(inside + 1) * 127.5 - before[here])
 
         landmarks = decoded.landmarks
         if paint is not None:

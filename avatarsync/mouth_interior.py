@@ -110,6 +110,7 @@ GAP_WIDTH, EDGE_SOFTNESS = 0.25, 0.5  # mm
 GAP_BLUR, GAP_FAINTNESS = 0.4, 0.7
 EDGE_SHADE, EDGE_HEIGHT = 0.12, 1.6  # edges are translucent, over so many mm
 LOWER_LIGHT = 0.72  # the light that reaches the lower teeth
+LEAST_LOWER = 2.0  # mm of them above the lip: of less, which would be a row of dashes, less is drawn
 # Along the arch light fades from the first distance on, in mm, over the second, by a share.
 ARCH_START, ARCH_LENGTH, ARCH_SHADE = 6.0, 20.0, 0.7
 # Shares of flesh, which is skin whose strongest colour is as strong as the mean of all.
@@ -129,9 +130,9 @@ SHADOW, SHADOW_REACH = 0.5, 2.0  # of the upper teeth; mm
 # Rounded lips are pushed forward: the teeth lie deep behind them, in the dark, and the upper lip hangs lower before
 # them. Lips are rounded that are narrower by the first share of their width, and fully by the second. With gaps up to
 # the first, in mm, they are shut, and there is nothing to darken but the line between them; from the third to the
-# fourth they are less so, since jaws that drop draw the corners together, too. So much light is lost, and of the upper
-# teeth so many mm are hidden; of what a portrait shows between its lips none is seen.
-ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_SHADE, ROUNDED_HIDDEN = (0.06, 0.22), (1.0, 3.0, 7.0, 13.0), 0.6, 4.0
+# fourth they are less so, since jaws that drop draw the corners together, too. So many mm of both rows are hidden, and
+# of a portrait's own teeth. Left where they are and darkened, a smile's teeth were a grey slab at every /u/.
+ROUNDED_WIDTHS, ROUNDED_GAPS, ROUNDED_HIDDEN = (0.06, 0.22), (1.0, 3.0, 7.0, 13.0), 8.0
 # Close to the upper and to the lower lip there is so much light; all of it is there so many mm further. It begins a
 # little behind the lip's edge, which is soft.
 LIP_LIGHTS, LIP_REACHES, LIP_STARTS = (0.45, 0.85), (4.0, 2.0), (0.8, 0.5)
@@ -301,13 +302,15 @@ class MouthInterior:
         jaw, pixels = self.resting_jaw + self.jaw(landmarks), pixel / self.mm
         arch = 1 - ARCH_SHADE * smooth_step((across.abs() - ARCH_START) / ARCH_LENGTH)
 
+        rounded = self.rounded(landmarks)
         tongue = self._tongue(across, down, jaw, tongue_heights)
         drawn = torch.lerp(self.dark, self.tongue, tongue[:, None])
-        cover, light = _row_of_teeth(LOWER, across, jaw - OVERBITE - down, pixels)
+        top = jaw - OVERBITE + ROUNDED_HIDDEN * rounded
+        cover, light = _row_of_teeth(LOWER, across, top - down, pixels)
+        cover = cover * smooth_step(((lips[1] - self.edge) / self.mm - top) / LEAST_LOWER)
         drawn = torch.lerp(drawn, shaded(self.teeth, (LOWER_LIGHT * light * arch)[:, None]), cover[:, None])
         beyond = (down + UPPER.curve * across**2).clamp_min(0)
         drawn = shaded(drawn, (1 - SHADOW * torch.exp(-beyond / SHADOW_REACH))[:, None])
-        rounded = self.rounded(landmarks)
         cover, light = _row_of_teeth(UPPER, across, down + ROUNDED_HIDDEN * rounded, pixels)
         beyond = across.abs() - torch.where(across < 0, *self.row_ends)
         cover = cover * (1 - ROW_HIDDEN * smooth_step(beyond / ROW_FADE))
@@ -315,8 +318,7 @@ class MouthInterior:
         if tongue_heights is not None:
             tip, light = self._tip(across, y, lips[1], tongue_heights)
             drawn = torch.lerp(drawn, shaded(self.tip, light), tip)
-        light = (1 - ROUNDED_SHADE * rounded) * self._light(y, lips)
-        return shaded(drawn, light[:, None]).clamp(0, self.white)
+        return shaded(drawn, self._light(y, lips)[:, None]).clamp(0, self.white)
 
     def _tongue(self, across, down, jaw, heights) -> torch.Tensor:
         """How much the tongue shows behind the teeth `(B, h, w)`."""
@@ -344,7 +346,7 @@ class MouthInterior:
         with_skull, with_jaw = self.own.expand(len(places), -1, -1, -1).split(1, 1)
         x, y = self._level(places)
         lips, resting = self._lips_at(x, landmarks), self._lips_at(x, self.resting.expand(len(places), -1, -1))
-        light, across = (1 - ROUNDED_SHADE * rounded) * self._light(y, lips), self._millimetres(x, y)[0]
+        light, across = self._light(y, lips), self._millimetres(x, y)[0]
         uncovered = 1.0 if tongue_heights is None else 1 - self._tip(across, y, lips[1], tongue_heights)[0]
         # Own teeth are hidden by rounded lips as drawn ones are, which would else come out beside them.
         hidden = ROUNDED_HIDDEN * rounded * self.mm

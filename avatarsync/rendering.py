@@ -339,7 +339,7 @@ class FaceRenderer:
         masks, shaded = [drawn * decoded.mouth, decoded.line], None
         if drawn < 1:
             masks.append((1 - drawn) * decoded.mask)
-            shading = (1 - drawn) * decoded.shading
+            shading = self.mouth.tone.toned((1 - drawn) * decoded.shading)
             shaded = self._box(_where_any(shading != 0))
         masks = torch.cat(masks, 1)
         painted = self._box(_where_any(masks > STILL_MASK))
@@ -357,7 +357,7 @@ class FaceRenderer:
             masks = look_up(masks, lookup)
             drawing, line, *paint = torch.where(masks > STILL_MASK, masks, 0.0).split(1, 1)
             self.mouth.lay_over(mouth, drawing, paint[0] if paint else None, lookup, decoded, tongue_heights)
-            mouth.copy_(darken(mouth, line, 0.0))
+            mouth.copy_(darken(mouth, line, 0.0, self.mouth.tone.colour))
         if shaded is not None:
             shading = look_up(shading, self.lookup.places(*shaded, head_poses, len(part)))
             cut(face, (rows, columns), shaded).add_(shading, alpha=127.5)

@@ -1,19 +1,21 @@
 """Put trained stages together into one model folder, weights in half precision.
 
     python training/assemble.py --face_aligner DIR --visual_tokenizer DIR --keyframe_generator DIR \
-        --interpolation DIR --out avatarsync/weights/base
+        --interpolation DIR --out MODEL
 
-The weights are stored as fp16 to keep the wheel small, and run in fp32: the config says so. Of a stage that is given
-several folders, one run and its continuation, the mean of their weights is taken (README.md says what for).
+MODEL is a new folder, which appears whole or not at all; with --replace it may be an earlier model, whose other files
+stay. The weights are stored as fp16 to keep the wheel small, and run in fp32: the config says so. Of a stage that is
+given several folders, one run and its continuation, the mean of their weights is taken (README.md says what for).
 """
 
 import argparse
 from pathlib import Path
 
 import torch
+from command_line import run_script
+from output_folders import check_new, check_writable, whole_folder
 from safetensors.torch import save_file
-from trained_stages import load_trained
-from training_utils import run_script
+from trained_stages import load_trained, model_type
 from transformers import PreTrainedModel
 
 from avatarsync import (
@@ -26,7 +28,7 @@ from avatarsync import (
     VisualMapping,
     VisualTokenizerModel,
 )
-from avatarsync.errors import CheckpointError
+from avatarsync.errors import CheckpointError, OutputError
 
 STAGES = {
     "face_aligner": FaceAlignerModel,
@@ -56,14 +58,38 @@ def mean_of_runs(stage: type[PreTrainedModel], folders: list[Path]) -> PreTraine
     return models[0]
 
 
+def check_out(args: argparse.Namespace) -> None:
+    """Make sure that --out is new, or with --replace a model, and none of what it is made from.
+
+    Raises:
+        OutputError: it is not, or cannot be written.
+    """
+    out = args.out.resolve()
+    for name in STAGES:
+        for folder in getattr(args, name):
+            if out in (folder.resolve(), *folder.resolve().parents):
+                raise OutputError(f"--out {args.out} holds --{name} {folder}: give another folder")
+    if out.is_dir() and not any(out.iterdir()):
+        return check_writable(args.out, "--out")
+    if not args.replace:
+        if (out / "config.json").exists():
+            raise OutputError(f"{args.out} holds a model already: give a new --out, or --replace")
+        return check_new(args.out, "--out")
+    if out.exists() and model_type(out) != AvatarSyncConfig.model_type:
+        raise OutputError(f"--replace: {args.out} holds no model that was assembled: give a new --out")
+    check_writable(args.out.parent, "--out")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in STAGES:
         parser.add_argument(
             f"--{name}", type=Path, nargs="+", required=True, help="folder of the trained stage, or several to average"
         )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model, new")
+    parser.add_argument("--replace", action="store_true", help="a model that is in --out already")
     args = parser.parse_args(argv)
+    check_out(args)
 
     stages = {name: mean_of_runs(stage, getattr(args, name)) for name, stage in STAGES.items()}
     for stage in stages.values():
@@ -72,17 +98,17 @@ def main(argv: list[str] | None = None) -> None:
     model = AvatarSyncModel(config)
     for name, stage in stages.items():
         getattr(model, name).load_state_dict(stage.state_dict())
-    args.out.mkdir(parents=True, exist_ok=True)
     config.dtype = torch.float32
     config.architectures = [type(model).__name__]
-    config.save_pretrained(args.out)
     state = {
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
-    save_file(state, args.out / "model.safetensors", metadata={"format": "pt"})
-    # The table goes along: these weights understand these units.
-    AvatarSyncProcessor(visual_mapping=VisualMapping.default().to_dict()).save_pretrained(args.out)
+    with whole_folder(args.out, args.replace) as partial:
+        config.save_pretrained(partial)
+        save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+        # The table goes along: these weights understand these units.
+        AvatarSyncProcessor(visual_mapping=VisualMapping.default().to_dict()).save_pretrained(partial)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = (args.out / "model.safetensors").stat().st_size
     print(f"{args.out}: {parameters / 1e6:.2f} M parameters, {size / 1e6:.1f} MB")

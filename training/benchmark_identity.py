@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from command_line import run_script
 from skimage.data import astronaut
-from training_utils import run_script
 
 from avatarsync import AvatarSyncPipeline
 from avatarsync.adapters import base_digest

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import run_script
 from safetensors.torch import save_file
 from scipy.spatial import Delaunay
-from training_utils import run_script
 
 from avatarsync.data.dataset import Rows, load
 from avatarsync.errors import InvalidArgumentError

@@ -17,13 +17,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
+from command_line import run_script
 from finetuning import adapting, footage, measure, stages
 from finetuning.card import adapter_name, push_to_hub, write_card
 from finetuning.faces import Faces, choose_references, load_faces, resting_face_by
 from landmarkers import BUNDLED, open_landmarker
 from motion_data import load_clips
 from PIL import Image
-from training_utils import run_script
 
 from avatarsync import AvatarSyncModel, AvatarSyncPipeline
 from avatarsync.adapters import PersonReferences, base_digest, require_peft

@@ -28,9 +28,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from command_line import run_script
 from PIL import Image, ImageDraw
 from tqdm import tqdm
-from training_utils import run_script
 
 from avatarsync.data.dataset import SPLITS, AvatarDataset, Rows, load, restore, save_splits, to_table, write_tables
 from avatarsync.data.reenactment import (

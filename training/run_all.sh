@@ -107,7 +107,7 @@ fi
 
 echo "== model"
 python training/assemble.py --face_aligner "$out/face_aligner" --visual_tokenizer "$out/tokenizer" \
-    --keyframe_generator "${generators[@]}" --interpolation "${interpolators[@]}" --out "$out/model"
+    --keyframe_generator "${generators[@]}" --interpolation "${interpolators[@]}" --out "$out/model" --replace
 if [ -z "$toy" ]; then
     python training/contact_sheet.py --model "$out/model" --out "$out/contact_sheet.png"
 fi

@@ -20,12 +20,13 @@ import argparse
 import json
 
 import torch
+from command_line import run_script
 from face_aligner_data import DetectorBatches, FacePictures, LandmarkBatches, LipBatches
 from face_aligner_metrics import HeldOut
 from model_card import dataset_facts
 from PIL import Image
 from trained_stages import load_trained
-from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
+from training_utils import TrainingRun, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import FaceAlignerConfig
 from avatarsync.data.dataset import load

@@ -12,13 +12,14 @@ import argparse
 
 import numpy as np
 import torch
+from command_line import run_script
 from model_card import dataset_facts
 from motion_data import Clip, correlations, load_clips, portrait_codes
 from numbered_batches import NumberedBatches
 from tokenizer_data import load_rows
 from tqdm import tqdm
 from trained_stages import load_trained
-from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
+from training_utils import TrainingRun, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import InterpolationConfig
 from avatarsync.data.dataset import load

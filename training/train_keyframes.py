@@ -25,13 +25,14 @@ import copy
 
 import numpy as np
 import torch
+from command_line import run_script
 from expression_loss import UnexplainedExpression, frames_between
 from keyframe_data import KeyframeBatches, Quantizer, collate
 from model_card import dataset_facts
 from motion_data import Clip, correlations, load_clips, portrait_codes
 from tokenizer_data import load_rows
 from trained_stages import load_trained
-from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
+from training_utils import TrainingRun, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
 from avatarsync.data.dataset import Rows, load

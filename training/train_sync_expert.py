@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import run_script
 from model_card import dataset_facts
 from sync_data import SyncBatches, SyncClip, cepstral_statistics, load_sync_clips, plain_mouths
 from trained_stages import load_trained
-from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
+from training_utils import TrainingRun, sizes, start_accelerator, training_parser
 
 from avatarsync.data.dataset import Rows, load
 from avatarsync.errors import DatasetError, InvalidArgumentError

@@ -24,10 +24,11 @@ import argparse
 import numpy as np
 import torch
 from adversarial import Adversary
+from command_line import run_script
 from model_card import dataset_facts
 from tokenizer_data import TokenizerBatches, load_rows
 from trained_stages import load_trained
-from training_utils import TrainingRun, run_script, sizes, start_accelerator, training_parser
+from training_utils import TrainingRun, sizes, start_accelerator, training_parser
 
 from avatarsync.configuration_avatarsync import VisualTokenizerConfig
 from avatarsync.data.dataset import load

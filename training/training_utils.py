@@ -30,13 +30,14 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from model_card import push_to_hub, write_model_card
 from numbered_batches import EveryNth, NumberedBatches
+from output_folders import check_writable
 from PIL import Image
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from avatarsync.errors import AvatarSyncError, CheckpointError, InvalidArgumentError, OutputError
+from avatarsync.errors import CheckpointError, InvalidArgumentError, OutputError
 
 LOADER_PROBE = 6  # batches
 # What does not belong to the architecture: other versions may write them otherwise.
@@ -87,15 +88,6 @@ def sizes(args: argparse.Namespace) -> dict[str, int]:
         raise InvalidArgumentError(f"--config {' '.join(args.config)}: give NAME=NUMBER, as hidden_size=64") from error
 
 
-def run_script(main: Callable[[list[str] | None], None]) -> None:
-    """Call `main`; bad input becomes one line and exit status 2."""
-    try:
-        main(None)
-    except AvatarSyncError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
 def start_accelerator(args: argparse.Namespace) -> Accelerator:
     """The accelerator of a run, seeded; refuses options out of range and an OUT that holds another run."""
     for name in ("max_train_steps", "batch_size", "gradient_accumulation_steps", "log_steps", "eval_steps",
@@ -106,6 +98,7 @@ def start_accelerator(args: argparse.Namespace) -> Accelerator:
         raise InvalidArgumentError(f"--ema_decay {args.ema_decay}: give 0 (no averaging) to less than 1")
     if args.resume is None and any((args.out / name).exists() for name in ("config.json", "checkpoints")):
         raise OutputError(f"{args.out} holds a run already: --resume latest goes on with it, or give another --out")
+    check_writable(args.out, "--out")
     # NCCL, the default, is for GPUs alone; a single process has no group to initialise.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     handlers = [InitProcessGroupKwargs(backend="gloo")] if several and not torch.cuda.is_available() else []

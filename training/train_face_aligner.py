@@ -26,7 +26,8 @@ from face_aligner_metrics import HeldOut
 from model_card import dataset_facts
 from PIL import Image
 from trained_stages import load_trained
-from training_utils import TrainingRun, sizes, start_accelerator, training_parser
+from training_options import build_config, sizes, training_parser
+from training_utils import TrainingRun, start_accelerator
 
 from avatarsync.configuration_avatarsync import FaceAlignerConfig
 from avatarsync.data.dataset import load
@@ -46,13 +47,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.measure and args.init_from is None:
         raise InvalidArgumentError("--measure needs weights: give their folder with --init_from")
+    sizes(args, FaceAlignerConfig)
     return args
 
 
 def build_model(args: argparse.Namespace) -> FaceAlignerModel:
     if args.init_from is not None:
         return load_trained(FaceAlignerModel, args.init_from)
-    return FaceAlignerModel(FaceAlignerConfig(**sizes(args)))
+    return FaceAlignerModel(build_config(FaceAlignerConfig, args))
 
 
 def measure(args: argparse.Namespace, model: FaceAlignerModel, held_out: HeldOut) -> None:

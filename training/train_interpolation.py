@@ -19,7 +19,8 @@ from numbered_batches import NumberedBatches
 from tokenizer_data import load_rows
 from tqdm import tqdm
 from trained_stages import load_trained
-from training_utils import TrainingRun, sizes, start_accelerator, training_parser
+from training_options import build_config, sizes, training_parser
+from training_utils import TrainingRun, start_accelerator
 
 from avatarsync.configuration_avatarsync import InterpolationConfig
 from avatarsync.data.dataset import load
@@ -30,6 +31,7 @@ from avatarsync.modeling_keyframes import KeyframeGeneratorModel
 from avatarsync.modeling_visual_tokenizer import VisualTokenizerModel, mouth_widths
 
 SHOWN_FRAMES = 12
+GIVEN_SIZES = ("code_size", "grid_size")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -40,7 +42,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--predicted_share", type=float, default=0.7, help="of the examples after that")
     parser.add_argument("--landmark_weight", type=float, default=20.0, help="of decoded landmarks against codes")
     parser.add_argument("--width_weight", type=float, default=20.0, help="of the decoded mouth's width")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    sizes(args, InterpolationConfig, GIVEN_SIZES)
+    return args
 
 
 @torch.no_grad()
@@ -155,7 +159,7 @@ def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> In
     if args.init_from is not None:
         return load_trained(InterpolationModel, args.init_from)
     grid, size = tokenizer.config.grid_size, tokenizer.config.code_bits
-    return InterpolationModel(InterpolationConfig(code_size=size, grid_size=grid, **sizes(args)))
+    return InterpolationModel(build_config(InterpolationConfig, args, code_size=size, grid_size=grid))
 
 
 def main(argv: list[str] | None = None) -> None:

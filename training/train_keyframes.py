@@ -32,7 +32,8 @@ from model_card import dataset_facts
 from motion_data import Clip, correlations, load_clips, portrait_codes
 from tokenizer_data import load_rows
 from trained_stages import load_trained
-from training_utils import TrainingRun, sizes, start_accelerator, training_parser
+from training_options import build_config, sizes, training_parser
+from training_utils import TrainingRun, start_accelerator
 
 from avatarsync.configuration_avatarsync import KeyframeGeneratorConfig
 from avatarsync.data.dataset import Rows, load
@@ -67,6 +68,7 @@ PICTURE_INPUTS = (
 FRAME_INPUTS = ("frame_left", "frame_right", "frame_time", "frame_interval", "frame_expressions")
 SHOWN_CLIPS, SHOWN_KEYFRAMES = 4, 10
 REACH = ("past_units", "future_units")
+GIVEN_SIZES = ("codebook_size", "num_tokens")  # the tokenizer's
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -105,11 +107,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         args.context_noise = 0.3 if third else 0.2
     if args.noisy_share is None:
         args.noisy_share = 0.5 if third else 1.0
+    sizes(args, KeyframeGeneratorConfig, GIVEN_SIZES)
     return args
 
 
 def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> KeyframeGeneratorModel:
-    wanted = {"codebook_size": tokenizer.config.codebook_size, "num_tokens": tokenizer.config.num_tokens}
+    wanted = {name: getattr(tokenizer.config, name) for name in GIVEN_SIZES}
     reach = {name: getattr(args, name) for name in REACH if getattr(args, name) is not None}
     if args.init_from is not None:
         model = load_trained(KeyframeGeneratorModel, args.init_from)
@@ -125,7 +128,7 @@ def build_model(args: argparse.Namespace, tokenizer: VisualTokenizerModel) -> Ke
             return widened
         return model
     attention = {"attention_mode": args.attention_mode} | reach
-    return KeyframeGeneratorModel(KeyframeGeneratorConfig(**(wanted | attention | sizes(args))))
+    return KeyframeGeneratorModel(build_config(KeyframeGeneratorConfig, args, **wanted, **attention))
 
 
 def build_composite_loss(args: argparse.Namespace) -> CompositeLoss:

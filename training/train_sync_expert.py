@@ -17,7 +17,8 @@ from command_line import run_script
 from model_card import dataset_facts
 from sync_data import SyncBatches, SyncClip, cepstral_statistics, load_sync_clips, plain_mouths
 from trained_stages import load_trained
-from training_utils import TrainingRun, sizes, start_accelerator, training_parser
+from training_options import build_config, sizes, training_parser
+from training_utils import TrainingRun, start_accelerator
 
 from avatarsync.data.dataset import Rows, load
 from avatarsync.errors import DatasetError, InvalidArgumentError
@@ -26,6 +27,7 @@ from avatarsync.sync import MAX_OFFSET, distance_and_confidence, offset_distance
 
 SHIFTS = (-12, -7, -3, 0, 3, 7, 12)  # frames by which the held-out sound is late
 SHORTEST = 40  # frames of a stretch: offsets of 15 both ways are then found in it
+GIVEN_SIZES = ("cepstral_mean", "cepstral_deviation")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -37,6 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InvalidArgumentError(f"--clip_frames {args.clip_frames}: give at least {SHORTEST}")
     if not args.videos.is_dir():
         raise DatasetError(f"{args.videos} is not a folder: give --videos as prepare_data.py had them")
+    sizes(args, SyncExpertConfig, GIVEN_SIZES)
     return args
 
 
@@ -44,7 +47,7 @@ def build_model(args: argparse.Namespace, clips: list[SyncClip]) -> SyncExpertMo
     if args.init_from is not None:
         return load_trained(SyncExpertModel, args.init_from)
     mean, deviation = cepstral_statistics(clips)
-    return SyncExpertModel(SyncExpertConfig(**sizes(args), cepstral_mean=mean, cepstral_deviation=deviation))
+    return SyncExpertModel(build_config(SyncExpertConfig, args, cepstral_mean=mean, cepstral_deviation=deviation))
 
 
 @torch.no_grad()
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     if data.clips is None:
         raise DatasetError(f"{args.data} holds no clips: give prepare_data.py --videos")
     accelerator = start_accelerator(args)
-    side = sizes(args).get("side", SyncExpertConfig().side)
+    side = sizes(args, SyncExpertConfig, GIVEN_SIZES).get("side", SyncExpertConfig().side)
     splits = {}
     for split in ("train", "test"):
         rows, sources = Rows(data.clips[split]), data.clips[split].select_columns("source")["source"]

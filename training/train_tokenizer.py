@@ -28,7 +28,8 @@ from command_line import run_script
 from model_card import dataset_facts
 from tokenizer_data import TokenizerBatches, load_rows
 from trained_stages import load_trained
-from training_utils import TrainingRun, sizes, start_accelerator, training_parser
+from training_options import build_config, sizes, training_parser
+from training_utils import TrainingRun, start_accelerator
 
 from avatarsync.configuration_avatarsync import VisualTokenizerConfig
 from avatarsync.data.dataset import load
@@ -60,6 +61,7 @@ TRAINED = {
 }
 LIPS = [13, 14, 61, 291, 0, 17]
 RESTART_STEPS = 100  # of dead VQ codes
+GIVEN_SIZES = ("crop_size", "quantizer")
 # Of phases encoder and joint: they will meet strangers, in crops that landmarks align.
 ENCODER_OWN_SHARE, ENCODER_PLACE_JITTER = 0.9, 0.5
 
@@ -115,13 +117,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InvalidArgumentError("--keep_encoder belongs to --phase joint: of the others each trains what it says")
     if before and args.init_from is None:
         raise InvalidArgumentError(f"--phase {args.phase} goes on: --init_from the folder of phase {before}")
+    sizes(args, VisualTokenizerConfig, GIVEN_SIZES)
     return args
 
 
 def build_model(args: argparse.Namespace, crop_size: int) -> VisualTokenizerModel:
     if args.init_from is not None:
         return load_trained(VisualTokenizerModel, args.init_from)
-    return VisualTokenizerModel(VisualTokenizerConfig(crop_size=crop_size, quantizer=args.quantizer, **sizes(args)))
+    return VisualTokenizerModel(
+        build_config(VisualTokenizerConfig, args, crop_size=crop_size, quantizer=args.quantizer)
+    )
 
 
 def references_as_inputs(

@@ -1,4 +1,4 @@
-"""What the training scripts share: flags, the accelerator, exact resume, atomic checkpoints, logs.
+"""What the training scripts share: the accelerator, exact resume, atomic checkpoints, logs.
 
 The scripts keep their loop in sight; a `TrainingRun` only counts steps, feeds batches, and writes files:
 
@@ -44,48 +44,6 @@ LOADER_PROBE = 6  # batches
 VOLATILE_CONFIG_KEYS = {"transformers_version", "architectures", "dtype", "_name_or_path"}
 # Whoever changes one of these goes on from a checkpoint, but not exactly.
 EXACTNESS_ARGUMENTS = ("batch_size", "gradient_accumulation_steps", "learning_rate", "max_train_steps", "seed")
-
-
-def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
-    """The flags that all training scripts have; `defaults` override what a stage wants otherwise."""
-    parser = argparse.ArgumentParser(
-        description=description.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--data", type=Path, required=True, help="dataset that prepare_data.py wrote")
-    add("--out", type=Path, required=True, help="folder of the run")
-    add("--init_from", type=Path, help="weights to start from: a folder that save_pretrained wrote")
-    add("--config", nargs="*", default=[], metavar="NAME=NUMBER", help="sizes, as the model's config names them")
-    add("--resume", metavar="latest|FOLDER", help="go on from a checkpoint; latest: OUT's newest, or from the start")
-    add("--max_train_steps", type=int, default=10_000, help="optimizer steps, over which the cosine schedule runs")
-    add("--max_minutes", type=float, help="stop and save when the time is up; --resume latest goes on")
-    add("--batch_size", type=int, default=16, help="per process")
-    add("--gradient_accumulation_steps", type=int, default=1)
-    add("--learning_rate", type=float, default=2e-4, help="of Adam, the paper's by default")
-    add("--warmup_steps", type=int, default=100)
-    add("--weight_decay", type=float, default=0.01)
-    add("--max_grad_norm", type=float, default=1.0)
-    add("--ema_decay", type=float, default=0.999, help="of the moving average of the weights, which is what is saved")
-    add("--mixed_precision", choices=("no", "bf16", "fp16"), help="default: what the accelerate config says")
-    add("--seed", type=int, default=0)
-    add("--num_workers", type=int, default=0, help="processes that prepare batches; 0: the training process")
-    add("--log_steps", type=int, default=50)
-    add("--eval_steps", type=int, default=500, help="held-out metrics, and a sample grid, every so many steps")
-    add("--checkpoint_steps", type=int, default=500)
-    add("--keep", type=int, default=2, help="checkpoints to keep")
-    add("--report_to", choices=("none", "tensorboard"), default="none")
-    add("--push_to_hub", action="store_true", help="upload weights and card when done")
-    add("--hub_model_id", help="name on the Hub, such as me/avatarsync-mine; default: OUT's name")
-    parser.set_defaults(**defaults)
-    return parser
-
-
-def sizes(args: argparse.Namespace) -> dict[str, int]:
-    """The entries of --config."""
-    try:
-        return {name: int(value) for name, value in (entry.split("=") for entry in args.config)}
-    except ValueError as error:
-        raise InvalidArgumentError(f"--config {' '.join(args.config)}: give NAME=NUMBER, as hidden_size=64") from error
 
 
 def start_accelerator(args: argparse.Namespace) -> Accelerator:

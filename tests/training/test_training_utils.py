@@ -17,7 +17,8 @@ import train_tokenizer
 from numbered_batches import EveryNth
 from safetensors.torch import load_file
 from tiny_dataset import write_tiny_dataset
-from training_utils import complete_checkpoints, training_parser
+from training_options import training_parser
+from training_utils import complete_checkpoints
 
 from avatarsync import KeyframeGeneratorModel, VisualTokenizerModel
 from avatarsync.errors import CheckpointError, DatasetError, InvalidArgumentError, OutputError

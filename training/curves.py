@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from avatarsync.errors import CheckpointError, OutputError
+
 COLUMNS = 4
 
 
@@ -16,20 +18,47 @@ class History:
         self.entries: list[dict] = []
 
     def truncate(self, step: int) -> None:
-        """Forget what came after `step`: a resumed run makes it again."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.entries = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
+        """Forget what came after `step`: a resumed run makes it again.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        if not self.path.exists():
+            return
+        self.entries = [entry for entry in self._read() if entry["step"] <= step] if step else []
         if self.writes:
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
             os.replace(partial, self.path)
 
+    def _read(self) -> list[dict]:
+        lines = self.path.read_text(errors="replace").splitlines()
+        entries = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise CheckpointError(f"{self.path}, line {number}, is no JSON: remove it, or the file") from error
+                # The last one was cut off by a full disk, or as the process was killed.
+        return entries
+
     def add(self, step: int, figures: dict[str, float]) -> None:
+        """Append a line.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         entry = {"step": step} | figures
         self.entries.append(entry)
         if self.writes:
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+            except OSError as error:
+                raise OutputError(
+                    f"{self.path} cannot be written ({error.strerror or error}): make room, then --resume latest"
+                ) from error
 
     def last(self, name: str) -> float | None:
         """The newest value of a figure."""

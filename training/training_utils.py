@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
+from checkpoints import complete_checkpoints, set_aside
 from curves import History
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -111,8 +112,7 @@ class TrainingRun:
         self.interrupted = False
         if args.report_to != "none":
             accelerator.init_trackers(args.out.name)
-        if args.resume is not None:
-            self._resume()
+        self._resume()
 
     # Batches -----------------------------------------------------------------------------------------------------
 
@@ -307,7 +307,10 @@ class TrainingRun:
             shutil.rmtree(partial, ignore_errors=True)
             raise self._not_saved(failure)
         if self._main:
-            os.replace(partial, target)
+            try:
+                os.replace(partial, target)
+            except OSError as error:
+                raise self._not_saved(error) from error
             for old in complete_checkpoints(self.args.out)[: -self.args.keep]:
                 shutil.rmtree(old)
             self._save_weights()
@@ -344,14 +347,13 @@ class TrainingRun:
         return {"step": self.step, "config": plain_config(self.model), "arguments": arguments}
 
     def _resume(self) -> None:
-        if self.args.resume == "latest":
-            found = complete_checkpoints(self.args.out)
-            if not found:
+        found = complete_checkpoints(self.args.out)
+        if self.args.resume is None or (self.args.resume == "latest" and not found):
+            if self.args.resume is not None:
                 self.print(f"{self.args.out} has no checkpoint yet: starting from the beginning")
-                return
-            folder = found[-1]
-        else:
-            folder = Path(self.args.resume)
+            self.history.truncate(0)  # of a run that ended before its first checkpoint
+            return
+        folder = found[-1] if self.args.resume == "latest" else Path(self.args.resume)
         try:
             state = json.loads((folder / "training_state.json").read_text())
         except (OSError, ValueError) as error:
@@ -375,13 +377,11 @@ class TrainingRun:
         except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{folder} cannot be read ({error}): give an earlier one with --resume") from error
         self.step = state["step"]
+        self.accelerator.wait_for_everyone()  # all have looked for the newest
+        for line in set_aside(self.args.out, self.step, folder) if self._main else ():
+            self.print(line)
         self.history.truncate(self.step)
         self.print(f"resumed from {folder.name}")
-
-
-def complete_checkpoints(out: Path) -> list[Path]:
-    """OUT's checkpoints, oldest first; those cut off while they were written are not among them."""
-    return sorted(path for path in (out / "checkpoints").glob("checkpoint-*") if path.is_dir())
 
 
 def plain_config(model: PreTrainedModel) -> dict:

@@ -21,6 +21,7 @@ from command_line import run_script
 from finetuning import adapting, footage, measure, stages
 from finetuning.card import adapter_name, push_to_hub, write_card
 from finetuning.faces import Faces, choose_references, load_faces, resting_face_by
+from hub_uploads import check_upload, hub_name, uploading
 from landmarkers import BUNDLED, open_landmarker
 from motion_data import load_clips
 from PIL import Image
@@ -84,6 +85,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         open_landmarker(args.landmarker)  # raises before the work begins
     if args.out.exists():
         raise OutputError(f"{args.out} exists: give a new --out, or remove it")
+    check_upload(args)
     args.language = resolve_language(args.language)
     return args
 
@@ -244,7 +246,9 @@ def main(argv: list[str] | None = None) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
     say(f"{args.out}: {size / 1e6:.2f} MB, {minutes:.1f} minutes; look at {args.out / 'comparison.png'}")
     if args.push_to_hub:
-        say(f"uploaded: {push_to_hub(args.out, args.hub_model_id)}")
+        with uploading(args):
+            name = push_to_hub(args.out, hub_name(args))
+        say(f"uploaded: {name}")
 
 
 def speech_of(model: AvatarSyncModel, rows, name: str, folder: Path) -> list:

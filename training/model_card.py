@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import torch
+from hub_uploads import hub_name
 from huggingface_hub import HfApi
 
 from avatarsync.version import __version__
@@ -82,7 +83,7 @@ def write_model_card(run, metrics: dict[str, float]) -> None:
 def push_to_hub(run) -> None:
     """Upload weights, card, curves and samples in one commit; checkpoints stay at home."""
     api = HfApi()
-    name = api.create_repo(run.args.hub_model_id or run.args.out.name, exist_ok=True).repo_id
+    name = api.create_repo(hub_name(run.args), exist_ok=True).repo_id
     api.upload_folder(
         repo_id=name,
         folder_path=run.args.out,

@@ -29,6 +29,7 @@ from checkpoints import complete_checkpoints, set_aside
 from curves import History
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from hub_uploads import check_upload, uploading
 from model_card import push_to_hub, write_model_card
 from numbered_batches import EveryNth, NumberedBatches
 from output_folders import check_writable
@@ -55,6 +56,7 @@ def start_accelerator(args: argparse.Namespace) -> Accelerator:
             raise InvalidArgumentError(f"--{name} {getattr(args, name)}: give at least 1")
     if not 0 <= args.ema_decay < 1:
         raise InvalidArgumentError(f"--ema_decay {args.ema_decay}: give 0 (no averaging) to less than 1")
+    check_upload(args)
     if args.resume is None and any((args.out / name).exists() for name in ("config.json", "checkpoints")):
         raise OutputError(f"{args.out} holds a run already: --resume latest goes on with it, or give another --out")
     check_writable(args.out, "--out")
@@ -215,12 +217,14 @@ class TrainingRun:
             self.save()
         if self._main:
             write_model_card(self, metrics)
-            if self.args.push_to_hub:
-                push_to_hub(self)
         self.accelerator.wait_for_everyone()
         done = "done" if self.step >= self.args.max_train_steps else "stopped; --resume latest goes on"
         self.print(f"{self.args.out}: step {self.step} of {self.args.max_train_steps}, {done}")
+        main = self._main
         self.accelerator.end_training()
+        if main and self.args.push_to_hub:
+            with uploading(self.args, exclude="checkpoints/*"):
+                push_to_hub(self)
 
     def _log_losses(self) -> None:
         names = sorted(self.sums)

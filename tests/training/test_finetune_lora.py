@@ -135,8 +135,7 @@ def test_the_upload_is_the_adapter_and_nothing_else(tmp_path, monkeypatch):
     for name in (*adapter, "notes.txt", "film.mp4"):
         (tmp_path / name).touch()
     assert card.push_to_hub(tmp_path, "anna") == "me/anna"
-    assert card.push_to_hub(tmp_path, None) == f"me/{tmp_path.name}"
-    assert sent == {"me/anna": adapter, f"me/{tmp_path.name}": adapter}
+    assert sent == {"me/anna": adapter}
 
 
 def test_nobody_and_several_people_are_refused(talk):

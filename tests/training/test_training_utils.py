@@ -400,6 +400,7 @@ def test_pushing_uploads_weights_and_card_but_no_checkpoint(data, codes, tmp_pat
             )
 
     monkeypatch.setattr(model_card, "HfApi", Hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
     train_generator(data, codes, tmp_path / "mine", "--max_train_steps", "1", "--push_to_hub")
     files = sent["me/mine"]
     assert {"README.md", "config.json", "model.safetensors", "curves.png", "samples/step-000001.png"} == files

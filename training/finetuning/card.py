@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 import torch
+from hub_uploads import hub_name
 from huggingface_hub import HfApi
 
 from avatarsync.adapters import CONFIG_FILE, REFERENCES_FILE, WEIGHTS_FILE
@@ -17,7 +18,7 @@ PRIVATE = ("videos", "pictures", "out", "base", "work", "landmarker", "lpips", "
 
 
 def adapter_name(args: argparse.Namespace) -> str:
-    return (args.hub_model_id or args.out.name).split("/")[-1]
+    return hub_name(args).split("/")[-1]
 
 
 def write_card(
@@ -82,10 +83,10 @@ def write_card(
     return "\n".join(lines)
 
 
-def push_to_hub(folder: Path, hub_model_id: str | None) -> str:
-    """Upload an adapter in one commit; returns the repository's name."""
+def push_to_hub(folder: Path, name: str) -> str:
+    """Upload an adapter in one commit; returns the repository's full name."""
     api = HfApi()
-    name = api.create_repo(hub_model_id or folder.name, exist_ok=True).repo_id
+    name = api.create_repo(name, exist_ok=True).repo_id
     files = [CONFIG_FILE, WEIGHTS_FILE, REFERENCES_FILE, "README.md", "comparison.png"]
     api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files, commit_message="Adapter of a person")
     return name

@@ -9,7 +9,6 @@ adapter is better than the base. docs/fine_tuning.md explains what is learned an
 """
 
 import argparse
-import os
 import shutil
 import tempfile
 import time
@@ -24,10 +23,12 @@ from finetuning.faces import Faces, choose_references, load_faces, resting_face_
 from hub_uploads import check_upload, hub_name, uploading
 from landmarkers import BUNDLED, open_landmarker
 from motion_data import load_clips
+from output_folders import check_new, check_writable, whole_folder
 from PIL import Image
 
 from avatarsync import AvatarSyncModel, AvatarSyncPipeline
 from avatarsync.adapters import PersonReferences, base_digest, require_peft
+from avatarsync.data import dataset
 from avatarsync.data.expressions import resting_face
 from avatarsync.errors import DatasetError, InvalidArgumentError, OutputError
 from avatarsync.identity import load_face_embedding
@@ -83,11 +84,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InvalidArgumentError(f"--max_minutes {args.max_minutes}: give more than 0")
     if args.landmarker != BUNDLED:
         open_landmarker(args.landmarker)  # raises before the work begins
-    if args.out.exists():
-        raise OutputError(f"{args.out} exists: give a new --out, or remove it")
+    check_new(args.out, "--out")
+    if args.work is not None:
+        check_work(args.work, args.out)
     check_upload(args)
     args.language = resolve_language(args.language)
     return args
+
+
+def check_work(work: Path, out: Path) -> None:
+    """Make sure that nothing but footage that was prepared before is in `work`, and that both can be written.
+
+    Raises:
+        OutputError: other files are in it, or it cannot be written, or it keeps `out` from being new.
+    """
+    if out.resolve() in (work.resolve(), *work.resolve().parents):
+        raise OutputError(f"--work {work} lies in --out {out}, which must be new: give a folder elsewhere")
+    check_writable(work, "--work")
+    if work.is_dir() and any(work.iterdir()):
+        ours = (work / "schema.json").exists() and "footage" in dataset.read_settings(work)
+        if not ours:
+            raise OutputError(f"--work {work} holds other files: give a new folder, or one of an earlier --work")
 
 
 def base_name(args: argparse.Namespace) -> str:
@@ -165,10 +182,7 @@ def learn(model: AvatarSyncModel, faces: Faces, clips: list, references: PersonR
 def save(model: AvatarSyncModel, references: PersonReferences, sheet: Image.Image, card: str, args) -> int:
     """Write --out, whole or not at all; returns its bytes."""
     model.peft_config[adapting.ADAPTER].base_model_name_or_path = base_name(args)
-    partial = args.out.with_name(f".{args.out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(args.out) as partial:
         model.save_pretrained(partial)
         references.save(partial)
         sheet.save(partial / "comparison.png")
@@ -178,9 +192,6 @@ def save(model: AvatarSyncModel, references: PersonReferences, sheet: Image.Imag
         size = sum(file.stat().st_size for file in partial.iterdir())
         if size > ADAPTER_LIMIT:
             raise OutputError(f"the adapter has {size / 1e6:.1f} MB, more than {ADAPTER_LIMIT / 1e6:.0f}")
-        os.replace(partial, args.out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return size
 
 
@@ -190,10 +201,9 @@ def main(argv: list[str] | None = None) -> None:
     begun = time.monotonic()
     distance_name, distance = open_distance(args.lpips)
     sources = footage.find_videos(args.videos, args.language) if args.videos else footage.find_pictures(args.pictures)
-    seconds = None
+    seconds, unreadable = None, []
     if args.videos:
-        footage.check_length(sources)
-        seconds = {source.id: footage.seconds_of(source) for source in sources}
+        sources, seconds, unreadable = footage.readable(sources)
     embedding = load_face_embedding().eval()
 
     pipeline = AvatarSyncPipeline.from_pretrained(args.base, device=args.device)
@@ -208,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         film = footage.prepare(
             sources, seconds, model.face_aligner, args.landmarker, crop_size, MAX_FOOTAGE_SECONDS, scratch
         )
-        for line in film.left_out:
+        for line in unreadable + film.left_out:
             say(f"  left out: {line}")
         resting = resting_face(film.rows.all_landmarks())
         faces = load_faces(film.rows, resting, model.visual_tokenizer)

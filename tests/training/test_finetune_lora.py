@@ -1,6 +1,7 @@
 """Fine-tuning on one person: what is refused, what is learned, and what comes out."""
 
 import re
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from toy_data import face
 
 from avatarsync import AvatarSyncPipeline
 from avatarsync.adapters import CONFIG_FILE, REFERENCES_FILE, WEIGHTS_FILE, PersonReferences
+from avatarsync.data import dataset
 from avatarsync.errors import DatasetError, InvalidArgumentError, OutputError
 from avatarsync.identity import load_face_embedding
 
@@ -110,6 +112,9 @@ def test_too_little_is_refused(videos, tmp_path):
         finetune_lora.main(["--out", str(tmp_path / "out")])
     with pytest.raises(OutputError, match="exists: give a new --out"):
         finetune_lora.main(arguments(tmp_path, videos=videos))
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="--out .*file/out cannot be written"):
+        finetune_lora.parse(arguments(tmp_path / "file" / "out", videos=videos))
     with pytest.raises(DatasetError, match="no such file; give MediaPipe's"):
         finetune_lora.main(arguments(tmp_path / "out", videos=videos, landmarker=tmp_path / "missing.task"))
     with pytest.raises(InvalidArgumentError, match="--keyframe_learning_rate 0.0: give more than 0"):
@@ -136,6 +141,52 @@ def test_the_upload_is_the_adapter_and_nothing_else(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     assert card.push_to_hub(tmp_path, "anna") == "me/anna"
     assert sent == {"me/anna": adapter}
+
+
+def test_work_keeps_what_the_user_has_there(videos, tmp_path):
+    work = tmp_path / "project"
+    (work / "clips").mkdir(parents=True)
+    (work / "clips" / "0.mp4").write_bytes(b"footage")
+    for other in (False, True):
+        if other:  # a dataset of prepare_data.py is none of ours either
+            dataset.write_settings(work, {"crop": "pose_driven"})
+        with pytest.raises(OutputError, match="--work .*project holds other files: give a new folder"):
+            finetune_lora.parse(arguments(tmp_path / "out", videos=videos, work=work))
+    with pytest.raises(OutputError, match="--work .*/out/work lies in --out"):
+        finetune_lora.parse(arguments(tmp_path / "out", videos=videos, work=tmp_path / "out" / "work"))
+    assert (work / "clips" / "0.mp4").read_bytes() == b"footage"
+    dataset.write_settings(work, {"crop": "pose_driven", "footage": "0123"})
+    assert finetune_lora.parse(arguments(tmp_path / "out", videos=videos, work=work)).work == work
+    assert finetune_lora.parse(arguments(tmp_path / "out", videos=videos, work=tmp_path / "new")).work
+
+
+def test_files_that_cannot_be_read_are_left_out_by_name(videos, talk, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    sources = footage.find_videos([tmp_path / "broken.mp4", *sorted(videos.glob("*.mp4"))], "en-us")
+    kept, seconds, told = footage.readable(sources)
+    assert [source.name for source in kept] == [source.name for source in sources[1:]] and len(seconds) == len(TEXTS)
+    assert len(told) == 1 and "broken.mp4 cannot be read as a video" in told[0]
+    with pytest.raises(DatasetError, match="broken.mp4 cannot be read"):
+        footage.readable(sources[:1])
+    with pytest.raises(DatasetError, match="s long without broken.mp4, which cannot be read, at least 5 s"):
+        footage.readable(sources[:2])
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (200, 200), "grey").save(pictures / "nobody.png")
+    for index in range(5):
+        face().save(pictures / f"{index}.png")
+    sources = footage.find_pictures([pictures])
+    assert len(list(footage.sample_frames(sources, None))) == 6
+    work = tmp_path / "work"
+    film = footage.prepare(sources, None, talk.model.face_aligner, "bundled", 128, 150.0, work)
+    assert sorted(line.split(":")[0] for line in film.left_out) == ["broken.png", "nobody.png"]
+    # Cut off between the settings and the clips, it is made again.
+    shutil.rmtree(work / "clips")
+    again = footage.prepare(sources, None, talk.model.face_aligner, "bundled", 128, 150.0, work)
+    assert again.left_out == film.left_out and len(again.rows) == len(film.rows)
+    assert footage.named("0001/002", {"0001": "long.mp4"}) == "long.mp4, piece 3"
 
 
 def test_nobody_and_several_people_are_refused(talk):

@@ -6,13 +6,14 @@ before that.
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from labelling import Labeller, LabelOptions, LeftOut, Report, Voice
 from landmarkers import BUNDLED, BundledLandmarker, FindLandmarks, MediaPipeLandmarker, open_landmarker
@@ -28,7 +29,9 @@ from avatarsync.errors import (
     FaceNotFoundError,
     FaceTooSmallError,
     InvalidArgumentError,
+    InvalidImageError,
     MultipleFacesError,
+    OutputError,
 )
 from avatarsync.identity import FaceEmbedding
 from avatarsync.video import load_image
@@ -129,43 +132,69 @@ def seconds_of(source: Source) -> float:
     """
     try:
         with av.open(str(source.path)) as container:
+            stream = container.streams.video[0]
             if container.duration:
                 return container.duration / av.time_base
-            stream = container.streams.video[0]
             return float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
     except (av.FFmpegError, OSError, IndexError) as error:
         raise DatasetError(f"{source.path} cannot be read as a video ({error}): convert it to mp4") from error
 
 
-def check_length(sources: list[Source]) -> float:
-    """All seconds; raises DatasetError where they are too few."""
-    seconds = sum(seconds_of(source) for source in sources)
-    if seconds < MIN_SECONDS:
+def readable(sources: list[Source]) -> tuple[list[Source], dict[str, float], list[str]]:
+    """The videos that can be read, the seconds of each by id, and what is to be told of the others.
+
+    Raises:
+        DatasetError: none can be read, or they are too short.
+    """
+    seconds, others = {}, {}
+    for source in sources:
+        try:
+            seconds[source.id] = seconds_of(source)
+        except DatasetError as error:
+            others[source.name] = error
+    if not seconds:
+        raise next(iter(others.values()))
+    total = sum(seconds.values())
+    if total < MIN_SECONDS:
+        without = f" without {', '.join(others)}, which cannot be read" if others else ""
         raise DatasetError(
-            f"the footage is {seconds:.1f} s long, at least {MIN_SECONDS:.0f} s are needed: give more, 30 s or better "
-            "a minute or two"
+            f"the footage is {total:.1f} s long{without}, at least {MIN_SECONDS:.0f} s are needed: give more, 30 s or "
+            "better a minute or two"
         )
-    return seconds
+    return [source for source in sources if source.id in seconds], seconds, list(map(str, others.values()))
 
 
 def sample_frames(sources: list[Source], seconds: dict[str, float] | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Frames from all over the footage, each with where it is from; pictures where `seconds` is None."""
+    """Frames from all over the footage, each with where it is from; pictures where `seconds` is None.
+
+    What cannot be decoded is passed over: `prepare` leaves it out.
+    """
     if seconds is None:
         for source in sources:
-            yield source.name, load_image(source.path)
+            with suppress(InvalidImageError):
+                yield source.name, load_image(source.path)
         return
     ends = np.cumsum([seconds[source.id] for source in sources])
     for moment in (np.arange(SAMPLES) + 0.5) / SAMPLES * ends[-1]:
         place = int(np.searchsorted(ends, moment))
         wanted = moment - (ends[place - 1] if place else 0.0)
-        with av.open(str(sources[place].path)) as container:
-            stream = container.streams.video[0]
-            begin = float((stream.start_time or 0) * stream.time_base)
-            container.seek(int((begin + wanted) * av.time_base))
-            frame = next((f for f in container.decode(stream) if f.time is None or f.time >= begin + wanted), None)
-            if frame is not None:
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-                yield f"{sources[place].name} at {wanted:.1f} s", np.ascontiguousarray(turned)
+        pixels = None
+        with suppress(av.FFmpegError, OSError):
+            pixels = _frame_at(sources[place], wanted)
+        if pixels is not None:
+            yield f"{sources[place].name} at {wanted:.1f} s", pixels
+
+
+def _frame_at(source: Source, seconds: float) -> np.ndarray | None:
+    """The frame `(H, W, 3) uint8` shown so many seconds after a video's begin, upright; None after its end."""
+    with av.open(str(source.path)) as container:
+        stream = container.streams.video[0]
+        begin = float((stream.start_time or 0) * stream.time_base)
+        container.seek(int((begin + seconds) * av.time_base))
+        frame = next((f for f in container.decode(stream) if f.time is None or f.time >= begin + seconds), None)
+        if frame is None:
+            return None
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
 
 
 @torch.inference_mode()
@@ -279,7 +308,8 @@ def prepare(
     if (folder / "schema.json").exists():
         if dataset.read_settings(folder).get("footage") != known:
             raise DatasetError(f"{folder} holds other footage, or other landmarks: give another --work, or remove it")
-        return open_footage(folder, seconds is not None)
+        if (folder / "clips").exists():
+            return open_footage(folder, seconds is not None)
     total = 0.0 if seconds is None else sum(seconds.values())
     longest = float(np.clip(total / PIECES, *PIECE_SECONDS))
     options = LabelOptions("pose_driven", crop_size, None, "keep", 0, PICTURES_PER_PIECE, longest)
@@ -297,8 +327,9 @@ def prepare(
         for source in sources:
             label = labeller.portrait if seconds is None else labeller.video
             rows += [dataset.to_table(row) for row in label(source, report)]
-    chosen = report.left_out if share == 1 else [e for e in report.left_out if "0 of" not in e["detail"]]
-    left_out = [f"{entry['id']}: {entry['reason']}: {entry['detail']}" for entry in chosen]
+    chosen = report.left_out if share == 1 else [e for e in report.left_out if "only 0 of" not in e["detail"]]
+    names = {source.id: source.name for source in sources}
+    left_out = [f"{named(entry['id'], names)}: {entry['reason']}: {entry['detail']}" for entry in chosen]
     reason = f" ({left_out[0]})" if left_out else ""
     if len(rows) < 2 or (seconds is None and len(rows) < MIN_PICTURES):
         raise DatasetError(f"only {len(rows)} pieces of the footage can be used{reason}: give more, and steadier")
@@ -313,10 +344,21 @@ def prepare(
     if not split["train"]:
         raise InvalidArgumentError("nothing is left to learn from: give longer footage")
     datasets.disable_progress_bars()
-    dataset.save_splits(folder / "clips", split)
     settings["left_out"] = left_out
-    dataset.write_settings(folder, settings)
+    try:
+        # The settings first: they say that the folder is ours, should it not come to the clips.
+        folder.mkdir(parents=True, exist_ok=True)
+        dataset.write_settings(folder, settings)
+        dataset.save_splits(folder / "clips", split)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{folder} cannot be written ({error}): make room, or give another --work") from error
     return open_footage(folder, seconds is not None)
+
+
+def named(entry: str, names: dict[str, str]) -> str:
+    """What the user calls a source, or a piece of one, by its id in the report; `names` are those of the sources."""
+    source, _, piece = entry.partition("/")
+    return names[source] + (f", piece {int(piece) + 1}" if piece else "")
 
 
 def open_footage(folder: Path, videos: bool) -> Footage:

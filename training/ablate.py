@@ -18,6 +18,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from ablation.inputs import digest_of
 from ablation.measures import (
     HeldOutClips,
     keyframe_figures,
@@ -94,15 +95,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def settings_of(args: argparse.Namespace) -> dict:
-    """What all variants of a study have in common."""
+    """What all variants of a study have in common; folders by what they hold."""
+    inputs = {name: digest_of(getattr(args, name)) for name in STUDIES[args.study].needs}
     networks = "none, pictures are not measured"
     if args.pictures == "yes":
         networks = f"{Path(args.perceptual).name} on {args.picture_clips} clips"
     if args.study == "interpolation":
-        return {"networks": networks}
+        return inputs | {"networks": networks}
     sizes = {"train_keyframes.py": args.keyframe_config, "train_tokenizer.py": args.tokenizer_config}
     names = ("steps", "batch_size", "learning_rate", "ema_decay", "mixed_precision")
-    settings = {name: getattr(args, name) for name in names} | {"sizes": sizes, "networks": networks}
+    settings = {name: getattr(args, name) for name in names} | {"sizes": sizes, "networks": networks} | inputs
     own = {"quantizer": ("portrait_share",), "losses": ("loss_perceptual", "pictures_per_clip")}
     settings |= {name: getattr(args, name) for name in own.get(args.study, ())}
     if args.study == "losses" and args.lambda_scale:

@@ -12,6 +12,7 @@ Writes OUT/benchmark.json, benchmark.md and phonemes.png. Figures of one run on 
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -36,6 +37,7 @@ from benchmarking.report import machine, markdown, read_report, write_report
 from benchmarking.setting import Setting, peak_megabytes, portrait, say, write_video
 
 from avatarsync import AvatarSyncPipeline
+from avatarsync.adapters import base_digest
 from avatarsync.errors import AvatarSyncError, InvalidArgumentError, OutputError
 from avatarsync.schedule import parse_frame_rate
 
@@ -73,6 +75,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         raise InvalidArgumentError(f"--most_phonemes {args.most_phonemes}: give at least {PHONEMES[1]}")
     if args.out is None and args.memory_of is None:
         raise InvalidArgumentError("--out is missing: give a folder for the report")
+    if args.image is not None and not args.image.is_file():
+        raise InvalidArgumentError(f"--image {args.image} is no file: give a picture")
     parse_frame_rate(args.fps)
     return args
 
@@ -96,7 +100,13 @@ def benchmark(args: argparse.Namespace) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{args.out} cannot be written ({error}): give another folder") from error
+    talk = AvatarSyncPipeline.from_pretrained(args.model)
     frame = {"machine": machine(args.threads), "size": args.size, "fps": args.fps}
+    # By what they hold: a folder may have been trained on, a picture be another of the same name.
+    frame["model"] = f"{Path(args.model).name if args.model else 'bundled'} ({base_digest(talk.model)})"
+    frame["image"] = "astronaut"
+    if args.image is not None:
+        frame["image"] = f"{args.image.name} ({hashlib.sha256(args.image.read_bytes()).hexdigest()[:16]})"
     report = read_report(args.out)
     differing = [name for name in frame if name in report and report[name] != frame[name]]
     if differing:
@@ -104,7 +114,6 @@ def benchmark(args: argparse.Namespace) -> None:
             f"{args.out} holds figures of another {' and '.join(differing)}: give another --out"
         )
     report |= frame
-    talk = AvatarSyncPipeline.from_pretrained(args.model)
     setting = Setting(talk, portrait(args.size, args.image), args.size, args.fps, args.runs, args.threads)
     for part in args.parts:
         begun = time.perf_counter()

@@ -129,6 +129,40 @@ def test_finished_runs_are_skipped_and_other_budgets_refused(tmp_path):
         read_result(run / RESULT, SETTINGS)
 
 
+@pytest.mark.parametrize("study", STUDIES)
+def test_other_data_and_models_are_other_settings(study, tmp_path):
+    """Whose names may be the same: a dataset was made again, a model trained on."""
+    for name in ablate.FOLDERS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("schema.json" if "data" in name else "config.json")).write_text("{}")
+    needs = STUDIES[study].needs
+    folders = [word for name in needs for word in (f"--{name}", str(tmp_path / name))]
+    args = ablate.parse_arguments([study, *folders, "--out", str(tmp_path / "out")])
+    for name in needs:
+        before = ablate.settings_of(args)
+        assert before == ablate.settings_of(args)
+        file = tmp_path / name / ("clips/train/data.arrow" if "data" in name else "model.safetensors")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"more")
+        after = ablate.settings_of(args)
+        assert {key for key in after if after[key] != before[key]} == {name}
+        (tmp_path / name / "cache").mkdir()
+        (tmp_path / name / "cache" / "codes.safetensors").write_bytes(b"of the training scripts")
+        assert ablate.settings_of(args) == after
+
+
+def test_a_run_that_was_cut_off_does_not_go_on_with_other_settings(tmp_path):
+    def fail(run):
+        raise KeyboardInterrupt
+
+    variant, run = Variant("linear", "Straight lines"), tmp_path / "linear" / "seed-0"
+    with pytest.raises(KeyboardInterrupt):
+        run_variant(variant, run, PLACES, SETTINGS | {"data": "1"}, 0, fail)
+    with pytest.raises(InvalidArgumentError, match="other settings .data."):
+        run_variant(variant, run, PLACES, SETTINGS | {"data": "2"}, 0, lambda run: {"PSNR": 20.0})
+    assert run_variant(variant, run, PLACES, SETTINGS | {"data": "1"}, 0, lambda run: {"PSNR": 20.0})
+
+
 def test_tables_hold_mean_and_spread_and_the_paper_s_apart(tmp_path):
     assert cell([1.0, 3.0], 2) == "2.00 ± 1.41" and cell([1.0], 1) == "1.0"
     variant = STUDIES["attention"].variants[0]

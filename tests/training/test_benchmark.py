@@ -67,6 +67,11 @@ def test_a_short_run_writes_the_whole_report(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         benchmark.main(["--out", str(tmp_path), "--size", "256", "--parts", "latency"])
     assert ended.value.code == 2 and "size" in capsys.readouterr().err
+    assert report["image"] == "astronaut" and report["model"].startswith("bundled (") and "- model: bundled" in text
+    portrait(200).save(tmp_path / "other.png")
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["--out", str(tmp_path), *size, "--parts", "latency", "--image", str(tmp_path / "other.png")])
+    assert ended.value.code == 2 and "figures of another image:" in capsys.readouterr().err
 
 
 def test_the_denoiser_is_one_timed_pass_times_the_systems_own_defaults():
@@ -85,7 +90,12 @@ def test_the_denoiser_is_one_timed_pass_times_the_systems_own_defaults():
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "--out"), (["--out", "x", "--runs", "0"], "--runs"), (["--out", "x", "--most_phonemes", "3"], "phonemes")],
+    [
+        ([], "--out"),
+        (["--out", "x", "--image", "nowhere.png"], "--image nowhere.png"),
+        (["--out", "x", "--runs", "0"], "--runs"),
+        (["--out", "x", "--most_phonemes", "3"], "phonemes"),
+    ],
 )
 def test_bad_arguments_are_told_at_once(arguments, said, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -14,6 +14,7 @@ from .studies import Variant
 
 TRAINING = Path(__file__).resolve().parents[1]
 RESULT = "result.json"
+STARTED = "settings.json"  # of a run that goes on
 LAMBDAS = ("--lambda_lpips", "--lambda_identity", "--lambda_facial")
 COMMON = ("batch_size", "learning_rate", "ema_decay", "mixed_precision")
 
@@ -31,10 +32,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_result(path: Path, settings: dict) -> dict | None:
-    """The result of a finished run; None if there is none.
+    """What a file says of a run, finished or not; None if there is no such file.
 
     Raises:
-        InvalidArgumentError: it was run with other settings: rows of one table have equal budgets.
+        InvalidArgumentError: it was run with other settings: rows of one table have equal budgets and the same data.
     """
     if not path.exists():
         return None
@@ -103,6 +104,8 @@ def run_variant(
     if result is not None:
         print(f"{run}: finished already")
         return result
+    read_result(run / STARTED, settings)  # its checkpoints are of these settings
+    write_whole(run / STARTED, json.dumps({"settings": settings}, indent=1, ensure_ascii=False) + "\n")
     begun = time.monotonic()
     for script, *options in stage_commands(variant, run, places, settings, seed):
         print(f"== {run}: {script} {' '.join(options)}", flush=True)
@@ -119,6 +122,7 @@ def run_variant(
         "minutes_of_training": (trained - begun) / 60,
     }
     write_whole(run / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    (run / STARTED).unlink()
     return result
 
 

@@ -72,6 +72,7 @@ def markdown(report: dict) -> str:
     lines = ["# Benchmark", "", "Ratios are times divided by the video's length: 1.0 is real time. *cpu* adds up all "
              "threads, *wall* is what one waits. All figures of one run on one machine.", ""]  # fmt: skip
     lines += [f"- {name}: {value}" for name, value in report["machine"].items()]
+    lines += [f"- {name}: {report[name]}" for name in ("model", "image") if name in report]
     lines += [f"- portrait of {report['size']} px, {report['fps']} frames a second", ""]
     for part, section in SECTIONS.items():
         if part in report:

@@ -16,13 +16,19 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from avatarsync.distribution_features import INCEPTION_CLASSIFIER, load_clip_features, load_picture_features
-from avatarsync.errors import AvatarSyncError, InvalidArgumentError, MissingDependencyError, ModelLoadError
+from avatarsync.errors import (
+    AvatarSyncError,
+    InvalidArgumentError,
+    MissingDependencyError,
+    ModelLoadError,
+    OutputError,
+)
 from avatarsync.feature_networks.weight_files import COUNTER, existing_file
 from avatarsync.identity import CLASSIFIERS, KINDS, load_face_embedding
 from avatarsync.perceptual import canonical_tensors, load_perceptual
@@ -62,10 +68,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".onnx":
         return read_onnx(path)
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ModelLoadError(f"{path} is not a safetensors file ({error}): download it again.") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # of a file that is none, the unpickler raises whatever it stumbles over
         raise ModelLoadError(
             f"{path} is damaged or holds more than tensors: expected a state dict. Save model.state_dict() instead of "
             "the model."
@@ -82,7 +91,7 @@ def convert(network: str, inputs: list[Path], out: Path) -> str:
 
     Raises:
         ModelLoadError: an input cannot be read, or the inputs together are not the network.
-        InvalidArgumentError: `out` exists.
+        InvalidArgumentError: `out` exists. OutputError: it cannot be written.
     """
     if out.exists():
         raise InvalidArgumentError(f"{out} exists already: give another --out or remove it.")
@@ -97,7 +106,10 @@ def convert(network: str, inputs: list[Path], out: Path) -> str:
             for name, value in tensors.items()
             if not name.startswith(LEFT_OUT.get(network, ())) and not name.endswith(COUNTER)
         }
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}): give another --out.") from error
     partial = out.with_name(out.name + ".partial")
     try:
         save_file({name: value.float().contiguous() for name, value in tensors.items()}, partial)
@@ -106,6 +118,8 @@ def convert(network: str, inputs: list[Path], out: Path) -> str:
     except ModelLoadError as error:
         # The user knows the inputs, not the file under way.
         raise ModelLoadError(str(error).replace(str(partial), " + ".join(map(str, inputs)))) from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{out} cannot be written ({error}): make room, or give another --out.") from error
     finally:
         partial.unlink(missing_ok=True)
     return loaded.name

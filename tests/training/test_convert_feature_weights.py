@@ -3,7 +3,7 @@ import torch
 from convert_feature_weights import convert, main
 from safetensors.torch import load_file
 
-from avatarsync.errors import InvalidArgumentError, ModelLoadError
+from avatarsync.errors import InvalidArgumentError, ModelLoadError, OutputError
 from avatarsync.feature_networks.i3d import I3D
 from avatarsync.feature_networks.inception_resnet import InceptionResNetV1
 from avatarsync.feature_networks.inception_v3 import InceptionV3
@@ -76,11 +76,13 @@ def test_the_networks_of_evaluation(tmp_path):
     assert not any(name.startswith("fc.") for name in load_file(tmp_path / "inception.safetensors"))
 
 
-@pytest.mark.parametrize("content", ["other tensors", "code", "damaged", "no state dict"])
+@pytest.mark.parametrize("content", ["other tensors", "code", "damaged", "no state dict", "text"])
 def test_what_is_not_the_network_leaves_no_file(content, tmp_path):
     source, out = tmp_path / "weights.pth", tmp_path / "out.safetensors"
     if content == "damaged":
         source.write_bytes(b"PK\x03\x04 and no more")
+    elif content == "text":
+        source.write_text("This is not a model.\n" * 3)
     else:
         values = {
             "other tensors": {"weight": torch.zeros(3)},
@@ -92,6 +94,15 @@ def test_what_is_not_the_network_leaves_no_file(content, tmp_path):
         with pytest.raises(ModelLoadError):
             convert(network, [source], out)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_safetensors_that_are_none_and_folders_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / "weights.safetensors").write_text("text")
+    with pytest.raises(ModelLoadError, match="weights.safetensors is not a safetensors file"):
+        convert("arcface", [tmp_path / "weights.safetensors"], tmp_path / "out.safetensors")
+    inputs = published_pair(LPIPSDistance(LPIPS_ALEXNET), tmp_path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        convert("lpips", inputs, tmp_path / "weights.safetensors" / "folder" / "out.safetensors")
 
 
 def test_the_command_says_what_it_wrote_and_what_went_wrong(tmp_path, monkeypatch, capsys):

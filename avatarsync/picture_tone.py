@@ -36,7 +36,8 @@ class PictureTone:
         return cls(tint, float(smooth_step((differences - COLOURLESS) / (COLOURED - COLOURLESS))))
 
     def toned(self, colours: torch.Tensor) -> torch.Tensor:
-        """Colours `(B, 3, h, w)`, whose black is 0, as this picture has them: as light as they are."""
+        """Colours `(B, 3, h, w)`, whose black is 0, or what is added to some, as this picture has them: as light as
+        they are."""
         if self.colour == 1:
             return colours
         return torch.lerp(colours.mean(1, keepdim=True) * self.tint[:, None, None], colours, self.colour)

@@ -47,7 +47,8 @@ ENLARGEMENTS = ((3, 1_000_000), (2, 4_000_000))
 # some CPUs), and a frame is not to depend on its neighbours.
 BATCH_MULTIPLE = 4
 STRIP_BYTES = 1_000_000  # of the enlarged picture: what a core's cache holds
-# How far lips may go, beyond their outline to the left, up, right and down, in mouth widths.
+# How far lips may go, beyond their outline to the left, up, right and down, in mouth widths: there each pixel has its
+# own place in large pictures, too, whatever is drawn beside it.
 LIPS_REACH = np.array([[-0.25, -0.25], [0.25, 0.6]])
 
 
@@ -294,6 +295,7 @@ class FaceRenderer:
         return DecoderOutput(**{name: torch.cat([part[name] for part in parts])[:batch] for name in parts[0]})
 
     def _face_motion(self, decoded: DecoderOutput, head_poses: torch.Tensor | None) -> FaceMotion:
+        """What the decoded flow moves, for each pose of the head."""
         box = self._box(_where_any(decoded.flow != 0))
         if box is None:
             return FaceMotion()

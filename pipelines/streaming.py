@@ -24,7 +24,7 @@ from avatarsync.processing_avatarsync import ScheduledSpeech
 from avatarsync.rendering import BATCH_MULTIPLE, FaceRenderer
 
 FRAMES_AT_ONCE = 8
-# Of the moving part of the picture: a face that fills a 4K picture is drawn frame by frame.
+# Of the moving part of the picture: of a face that fills a 4K picture, two frames are drawn together.
 PIXELS_AT_ONCE = 2**24
 MOST_DRAWING = 4  # threads that draw; each holds a batch
 

@@ -86,7 +86,7 @@ def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(token
 
     def frame(height, **options):
         image, alignment = portrait(height, height, face=0.9)
-        image[:] = 190, 155, 135
+        image[:] = 180, 145, 125
         image[: height // 10] = 40, 60, 120  # a picture in colours
         renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven", **options)
         return renderer, renderer.render(torch.zeros(1, 16, 10))[0], alignment.landmarks
@@ -102,7 +102,7 @@ def test_large_faces_have_their_mouths_drawn_unless_they_are_to_be_painted(token
     assert (changed.min(0)[::-1] >= low - 12).all() and (changed.max(0)[::-1] <= high + (12, 0.12 * 300)).all()
     # Teeth are lighter than this skin, what is behind them is far darker.
     inside = drawn[changed[:, 0], changed[:, 1]].mean(-1)
-    assert inside.max() > 162 and inside.min() < 80
+    assert inside.max() > 150 + 5 and inside.min() < 80
 
 
 @torch.inference_mode()

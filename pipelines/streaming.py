@@ -5,6 +5,7 @@ the codes of later ones. Whoever takes the frames (and encodes them) has his own
 """
 
 import copy
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -31,6 +32,8 @@ MOST_DRAWING = 4  # threads that draw; each holds a batch
 
 class FrameStream:
     """An iterator over the frames `(H, W, 3) uint8` of one talking video.
+
+    Whoever does not take all of them may `close` it; it is closed when nobody holds it any more, and when Python ends.
 
     Args:
         personalise: what is known of the present identity, told to a reference (`Identities.personalise`).
@@ -62,6 +65,8 @@ class FrameStream:
         self.track: PhonemeTrack = copy.deepcopy(speech.track)
         self.making = making
         self._frames = self._generate(model, renderer, schedule, seed, temperature, blink, motion, personalise)
+        # Generators that are left to the interpreter's own end find half of its modules gone.
+        weakref.finalize(self, self._frames.close)
 
     def __len__(self) -> int:
         return self.num_frames
@@ -71,6 +76,10 @@ class FrameStream:
 
     def __next__(self) -> np.ndarray:
         return next(self._frames)
+
+    def close(self) -> None:
+        """Draw no more frames, and let go of the threads that drew them."""
+        self._frames.close()
 
     @staticmethod
     def _generate(model, renderer, schedule, seed, temperature, blink, motion, personalise) -> Iterator[np.ndarray]:

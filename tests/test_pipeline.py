@@ -1,5 +1,6 @@
 """The whole system with the bundled weights: what a user does and what can go wrong."""
 
+import inspect
 import socket
 from fractions import Fraction
 
@@ -128,6 +129,19 @@ def test_streaming_and_calling_agree_and_the_seed_decides(talk, portrait):
     assert all(np.array_equal(one, other) for one, other in zip(stream, called.frames, strict=True))
     other = talk(portrait, speech=speech, seed=4, temperature=1.0)
     assert not np.array_equal(other.frames, called.frames)
+
+
+def test_streams_that_are_left_end(talk, portrait):
+    """By themselves, too: what the interpreter finds unfinished at its own end, it ends with tracebacks."""
+    streams = [talk.stream(portrait, text="Hello.") for _ in range(2)]
+    generators = [stream._frames for stream in streams]
+    for stream in streams:
+        next(stream)
+    streams[0].close()
+    with pytest.raises(StopIteration):
+        next(streams[0])
+    del stream, streams[1]
+    assert [inspect.getgeneratorstate(generator) for generator in generators] == [inspect.GEN_CLOSED] * 2
 
 
 def test_an_edited_track_is_followed(talk, portrait):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .expression_transfer import FORETOLD_WIDTH_GAIN, RESTING_WIDTH
+from .expression_transfer import FORETOLD_CHIN_SHARE, FORETOLD_WIDTH_GAIN, RESTING_WIDTH
 from .face_mesh import INNER_LIPS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
 from .image_processing_face import EYE_TO_NOSE_RATIO, LEFT_EYE_CORNERS, NOSE_BASE, RIGHT_EYE_CORNERS
 from .lip_edges import between, mouth_width, well_inside
@@ -39,7 +39,8 @@ EDGE_BELOW_LIPS, MOST_RAISED_LIP = 3.0, 1.5
 OVERBITE = 3.5  # mm by which upper teeth reach over the lower ones of a closed jaw
 # The skin of the chin slides farther than the bone below it: in training clips, what is drawn between the lips is like
 # the film by 12.4 dB if lower teeth go as far as the chin's landmark, 13.1 dB at three quarters of it and 14.9 dB at
-# half. But that man's lower teeth stand high, and with a half other people speak with clenched ones.
+# half. But that man's lower teeth stand high, and with a half other people speak with clenched ones. Chins of what is
+# foretold go less far, and the bone as far as it would.
 JAW_SHARE = 0.75
 # Lips that are less apart, in mm, hide the teeth behind them: one sees a sliver of them, and drawn ones beside it
 # would not match. Nor do they where too little of what is between the upper lip and the teeth's edge is bright enough
@@ -190,7 +191,9 @@ class MouthInterior:
         )
 
         self._width_gain, self._unrounded_width = FORETOLD_WIDTH_GAIN, mouth_width(landmarks)
+        self._jaw_share = JAW_SHARE
         if foretold:
+            self._jaw_share /= FORETOLD_CHIN_SHARE
             # A smile gives way by some of what it is wider than other mouths, and is not rounded yet. It never gets as
             # narrow as they do, so that rounding is told from a width between its own and theirs.
             usual = self._unrounded_width.clamp(max=RESTING_WIDTH * size)
@@ -275,7 +278,7 @@ class MouthInterior:
 
     def jaw(self, landmarks: torch.Tensor) -> torch.Tensor:
         """How many mm the jaw has gone down since the picture `(B, 1, 1)`."""
-        return JAW_SHARE * (self._level(landmarks[:, None, CHIN : CHIN + 1])[1] - self.chin) / self.mm
+        return self._jaw_share * (self._level(landmarks[:, None, CHIN : CHIN + 1])[1] - self.chin) / self.mm
 
     def rounded(self, landmarks: torch.Tensor) -> torch.Tensor:
         """How rounded lips are `(B, 1, 1)`, 0 to 1."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from avatarsync import face_mesh
+from avatarsync.expression_transfer import FORETOLD_CHIN_SHARE
 from avatarsync.face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, UPPER_LIP_POSITIONS
 from avatarsync.mouth_interior import (
     CHIN,
@@ -20,9 +21,11 @@ SKIN = torch.tensor([200.0, 160.0, 140.0])
 
 
 def face(opening=0.0, scale=1.0):
-    """The neutral face with its lower lip and chin lowered by `opening` of the side: `(1, 468, 2)` in pixels."""
+    """The neutral face with its lower lip lowered by `opening` of the side, and its chin as far as foretold ones then
+    go: `(1, 468, 2)` in pixels."""
     points = face_mesh.neutral_landmarks()[None].clone()
-    points[:, [ring[i] for ring in LIP_RINGS for i in LOWER_LIP_POSITIONS] + [CHIN], 1] += opening
+    points[:, [ring[i] for ring in LIP_RINGS for i in LOWER_LIP_POSITIONS], 1] += opening
+    points[:, CHIN, 1] += FORETOLD_CHIN_SHARE * opening
     return points * SIZE * scale
 
 

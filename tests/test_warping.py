@@ -4,8 +4,10 @@ import torch
 from avatarsync import face_mesh
 from avatarsync.expression_transfer import (
     BITTEN_GAP,
+    CHIN,
     EARS,
     FLATTENED_SHARE,
+    FORETOLD_CHIN_SHARE,
     FORETOLD_WIDTH_GAIN,
     PARTED_GAP,
     PRESSED_SHARE,
@@ -186,6 +188,18 @@ def test_the_sides_of_a_face_stay_when_the_jaw_drops(face, transfer):
     along_the_jaw = moved[[*line, 152], 1]
     assert (along_the_jaw.diff() > 0).all() and along_the_jaw[0] < 0.005
     assert moved[line, 0].abs().max() < 1e-3
+
+
+def test_foretold_chins_go_some_of_their_way(face, transfer):
+    lowered = opened(face)
+    lowered[:, [18, 200, 199]] += torch.tensor([0.0, 0.05])
+    below = [17, 18, 200, 199, CHIN]  # from the lip's edge down
+    seen, foretold = ((transfer(face, lowered, face, foretold=known) - face)[0, below, 1] for known in (False, True))
+    left = foretold / seen
+    assert left[0].item() == pytest.approx(1, abs=0.01) and left[-1].item() == pytest.approx(
+        FORETOLD_CHIN_SHARE, rel=1e-3
+    )
+    assert (left.diff() < 0).all()
 
 
 def test_skin_beside_a_faces_contour_goes_with_it(face, transfer):

@@ -6,6 +6,9 @@ his lips all but shut. Phoneticians say more, and it is what people read from li
 tip of the tongue between the teeth, /f v/ the lower lip under the upper ones. `ExpressionTransfer` does at least that;
 where codes do more, they are followed.
 
+Nor does he ever say a vowel between two closures: no word of his sentences is "map" or "mum", and codes keep lips all
+but shut there. Such vowels ask for most of the opening that they have elsewhere, of every face.
+
 Consonants whose lips are free are as round as the vowels about them are, from one to the next, and what is between two
 rounded sounds for less than a tenth of a second is not said with spread lips. Between keyframes everything glides as
 lips do.
@@ -31,23 +34,50 @@ FREE = {"M": 1.0, "K": 1.0, "T": 0.8, "L": 0.8, "Y": 0.8, "S": 0.6}
 ROUNDING_REACH, ROUNDED_WEIGHT = 0.12, 3.0
 # The lower lip under the upper teeth.
 BITTEN = {"F": 1.0}
-# Lips that are apart, so that one sees what is behind them.
-PARTED = {"TH": 1.0, "L": 0.5, "UW": 0.5, "OW": 0.5, "CH": 0.5, "R": 0.4, "W": 0.7}
+# Lips that are apart, so that one sees what is behind them. (His sentences end in "soon" and "again", and his mouth
+# shuts with them; /ɜ/, whose unit is "R", he never says, and hardly opens his lips for /ɹ/.)
+PARTED = {
+    "TH": 1.0, "R": 1.0, "CH": 1.0, "W": 0.7, "L": 0.6, "S": 0.6, "T": 0.5, "K": 0.5, "Y": 0.5, "AH": 0.5, "UW": 0.5,
+    "OW": 0.5,
+}  # fmt: skip
+# Lips that are wide open, in vowels between lips that shut: some eight tenths of how far codes open them elsewhere,
+# all of it for "AH" (/ʌ/ and the schwa), as shares of the widest.
+OPENED = {
+    "AA": 1.0, "AW": 0.9, "AY": 0.9, "AE": 0.8, "EY": 0.8, "EH": 0.7, "AO": 0.6, "OW": 0.55, "AH": 0.55, "IY": 0.55,
+    "IH": 0.5, "R": 0.4, "UW": 0.35,
+}  # fmt: skip
+SHUTTING = ("M", "F")  # one at least is the first
+# Between closures that are nearer to each other, in seconds, there is less time to open.
+OPENING_TIME = 0.2
 
-NAMES = ("tongue", "pursed", "bitten", "parted")
+NAMES = ("tongue", "pursed", "bitten", "parted", "opened")
 
 
 def unit_articulators(units: Sequence[str], times: np.ndarray) -> np.ndarray:
-    """What visual units ask of `NAMES`: `(T_s, 4)` float64, 0 to 1 each.
+    """What visual units ask of `NAMES`: `(T_s, 5)` float64, 0 to 1 each.
 
     Args:
         units: their names.
         times: `(T_s,)` seconds, when they are shown.
     """
     tables = (TONGUE, PURSED, BITTEN, PARTED)
-    asked = np.array([[table.get(unit, 0.0) for table in tables] for unit in units]).reshape(len(units), len(NAMES))
+    asked = np.array([[table.get(unit, 0.0) for table in tables] for unit in units]).reshape(len(units), len(tables))
     asked[:, 1] = _rounding(asked[:, 1], np.array([FREE.get(unit, 0.0) for unit in units]), times)
-    return asked
+    return np.concatenate([asked, _opening(units, times)[:, None]], 1)
+
+
+def _opening(units: Sequence[str], times: np.ndarray) -> np.ndarray:
+    """How wide units open their lips `(T_s,)` that lie, with nothing but vowels beside them, between two that shut."""
+    opened, before = np.zeros(len(units)), None
+    for index, unit in enumerate(units):
+        if unit in OPENED:
+            continue
+        if before is not None and unit in SHUTTING and SHUTTING[0] in (unit, units[before]):
+            vowels = slice(before + 1, index)
+            time = min(1.0, (times[index] - times[before]) / OPENING_TIME)
+            opened[vowels] = [time * OPENED[vowel] for vowel in units[vowels]]
+        before = index if unit in SHUTTING else None
+    return opened
 
 
 def _rounding(own: np.ndarray, free: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -70,10 +100,10 @@ def _rounding(own: np.ndarray, free: np.ndarray, times: np.ndarray) -> np.ndarra
 
 
 def articulators_at(times: np.ndarray, keyframe_times: np.ndarray, articulators: np.ndarray) -> np.ndarray:
-    """The same at `times` `(T,)` in seconds; float32 `(T, 4)`.
+    """The same at `times` `(T,)` in seconds; float32 `(T, 5)`.
 
     Args:
-        keyframe_times, articulators: `(T_s,)`, when each unit is shown, and `(T_s, 4)`, what it asks for.
+        keyframe_times, articulators: `(T_s,)`, when each unit is shown, and `(T_s, 5)`, what it asks for.
     """
     left, right, relative, _ = locate(times, keyframe_times)
     share = smooth_step(relative)[:, None]

@@ -51,9 +51,11 @@ ROUNDED_SIDES, ROUNDED_UPPER_HEIGHT, FULLER_GAP = 0.8, 0.3, 0.015
 # What phonemes ask for (`articulators.py`): pursed lips are narrower by at least the first share, and their corners
 # lose the second of how far a smile has raised them; parted lips are at least so far apart in the middle. Bitten ones
 # are so far apart, whatever the expression says; the upper lip makes a share of that, which shows the teeth, and so
-# much of the lower one's height is under them.
+# much of the lower one's height is under them. Opened ones are at least that far apart, and a share of what is lacking
+# of it is the chin's.
 PURSED_SHARE, FLATTENED_SHARE, PARTED_GAP = 0.2, 0.8, 0.024
 BITTEN_GAP, BITTEN_UPPER_SHARE, BITTEN_UNDER = 0.018, 0.8, 0.3
+OPENED_GAP, OPENED_CHIN_SHARE = 0.055, 0.4
 # Lips that touch are seen with a gap of up to the first; it counts as none. From the second on they are open.
 TOUCHING_GAP, OPEN_GAP = 0.004, 0.01
 # Lips of a smile that shuts are pressed together: so much of their height is lost. At their full height, what is drawn
@@ -113,7 +115,7 @@ class ExpressionTransfer(nn.Module):
         self.register_buffer("contour_pull", beside * near / near.sum(1, keepdim=True), persistent=False)
         lip, chin = neutral[[LIP_EDGE, CHIN], 1]
         lower = smooth_step((neutral[:, 1:] - lip) / (chin - lip))
-        self.register_buffer("foretold_chin", 1 - (1 - FORETOLD_CHIN_SHARE) * lower, persistent=False)  # (468, 1)
+        self.register_buffer("below_lips", lower, persistent=False)  # (468, 1): 0 at their edge, 1 at the chin
         points, shares = [], []
         for right, left, share in JAW_LINE:
             points += [right, left]
@@ -149,8 +151,8 @@ class ExpressionTransfer(nn.Module):
                 are (`eyelids` lets them blink).
             articulation: of what is foretold: how far lips and jaw go, 1 as far as foretold. Lips that close do so
                 whatever it is.
-            lips: `(B, 3)` of what is foretold: how pursed, bitten and parted lips are, see `articulators`; pursed and
-                parted at least, and bitten whatever the articulation. None: as the expression says.
+            lips: `(B, 4)` of what is foretold: how pursed, bitten, parted and opened lips are, see `articulators`; all
+                but bitten at least, and bitten whatever the articulation. None: as the expression says.
         """
         if foretold:
             motion = self._evened(expression - reference_expression)
@@ -159,16 +161,19 @@ class ExpressionTransfer(nn.Module):
         else:
             gaps, articulation = lip_gaps(expression), 1.0
         mobility = self.foretold_mobility if foretold else self.mobility
+        asked = reference.new_zeros(len(reference), 4) if lips is None or not foretold else lips.to(reference)
         motion = expression - reference_expression
         if foretold:
-            motion = motion * self.foretold_chin
+            motion = motion * (1 - (1 - FORETOLD_CHIN_SHARE) * self.below_lips)
+            lacking = articulation * (OPENED_GAP * asked[:, 3] - gaps[:, 4]).clamp_min(0)
+            drop = OPENED_CHIN_SHARE * lacking[:, None, None] * self.below_lips  # (B, 468, 1)
+            motion = motion + drop * motion.new_tensor([0.0, 1.0])
         down = motion[:, CHIN, 1:] * self.jaw_shares  # (B, 16)
         motion = motion.index_copy(1, self.jaw_line, torch.stack([torch.zeros_like(down), down], -1))
         motion = motion * mobility
         if foretold:
             motion = motion + self.contour_pull @ motion[:, list(CONTOUR)] - self.beside_contour * motion
         target = reference + motion
-        asked = reference.new_zeros(len(reference), 3) if lips is None or not foretold else lips
         # (B, 4, 20, 2)
         rings = self._lips(reference, expression, reference_expression, gaps, articulation, foretold, asked)
         # The skin around the mouth follows what the lips do beyond the common motion.
@@ -196,8 +201,8 @@ class ExpressionTransfer(nn.Module):
 
     def _lips(self, reference, expression, reference_expression, gaps, articulation, foretold, asked):
         """Lip rings `(B, 4, 20, 2)` of the target, never crossing each other, with gaps of those `(B, 9)`, which are
-        not articulated yet, and what is asked of them `(B, 3)`."""
-        pursed, bitten, parted = asked.to(reference).unbind(1)
+        not articulated yet, and what is asked of them `(B, 4)`."""
+        pursed, bitten, parted, opened = asked.unbind(1)
         inner = list(INNER_LIPS)
         own_width, resting_width = mouth_width(reference), mouth_width(reference_expression)
         gain = FORETOLD_WIDTH_GAIN if foretold else 1.0
@@ -213,7 +218,8 @@ class ExpressionTransfer(nn.Module):
         sides = torch.linspace(-1, 1, len(UPPER), device=gaps.device, dtype=gaps.dtype) ** 2
         gaps = gaps * (1 - ROUNDED_SIDES * rounded[:, None] * sides)
         wanted_gap = articulation * shut(gaps, rounded[:, None])  # (B, 9)
-        wanted_gap = torch.maximum(wanted_gap, articulation * PARTED_GAP * parted[:, None] * (1 - sides))
+        least = torch.maximum(PARTED_GAP * parted, OPENED_GAP * opened)
+        wanted_gap = torch.maximum(wanted_gap, articulation * least[:, None] * (1 - sides))
         bite = BITTEN_GAP * bitten[:, None] * (1 - sides)
         wanted_gap = (1 - bitten[:, None]) * wanted_gap + bite + resting_gap(lip_gaps(reference))
         change = wanted_gap - (target_inner[:, LOWER, 1] - target_inner[:, UPPER, 1])

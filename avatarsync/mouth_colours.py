@@ -51,8 +51,8 @@ class MouthColours:
 
     Attributes:
         drawn: how much of it is drawn, 0 to 1; the rest is painted.
-        lips: `(3,)`, how far lips do what phonemes ask for (`articulators.py`): as far as the inside is drawn, and
-            those of broad smiles are pursed and parted even if it is painted.
+        lips: `(4,)`, how far lips do what phonemes ask for (`articulators.py`): as far as the inside is drawn; but
+            those of broad smiles are pursed and parted even if it is painted, and all but known ones are opened.
         tone: of the portrait, which what is laid over it takes.
     """
 
@@ -75,7 +75,7 @@ class MouthColours:
         smiling = 0.0 if only_paint else float(smooth_step((mouth_width(landmarks) - least) / (most - least)))
         self.rounded_dark = ROUNDED_DARK + smiling * (SMILES_DARK - ROUNDED_DARK)
         rounding = max(self.drawn, smiling)
-        self.lips = landmarks.new_tensor([rounding, self.drawn, rounding])
+        self.lips = landmarks.new_tensor([rounding, self.drawn, rounding, 0.0 if only_paint else 1.0])
         own = reference.pixels.float() + 1, landmarks * self.size, self.size
         self.tone = PictureTone.of(own[0][0])
         self.interior = MouthInterior(*own, white=2.0, articulation=articulation)

@@ -31,7 +31,7 @@ class ScheduledSpeech:
         keyframe_times: float64 `(T_s,)` seconds, when each unit is shown: see `shown_keyframe_times`.
         frames: the frames' schedule.
         silent_unit: id of the unit of silence.
-        articulators: float64 `(T_s, 4)`, what each unit asks of tongue and lips: see `articulators`.
+        articulators: float64 `(T_s, 5)`, what each unit asks of tongue and lips: see `articulators`.
     """
 
     unit_ids: torch.Tensor

@@ -227,7 +227,7 @@ class FaceRenderer:
             codes: `(B, K, D)`.
             eye_openness: `(B,)`, share of the portrait's own eye opening; None: as the portrait has them.
             head_poses: `(B, 4)` as `head_motion.head_poses` returns them, for a renderer made with `moving_head`.
-            articulators: `(B, 4)` as `articulators.articulators_at` returns them, obeyed as far as `MouthColours.lips`
+            articulators: `(B, 5)` as `articulators.articulators_at` returns them, obeyed as far as `MouthColours.lips`
                 says; None: the tongue is low, and lips do what codes say.
         """
         if self.strips is None:

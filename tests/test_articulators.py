@@ -8,6 +8,8 @@ from avatarsync.articulators import (
     BITTEN,
     FREE,
     NAMES,
+    OPENED,
+    OPENING_TIME,
     PARTED,
     PURSED,
     ROUNDING_REACH,
@@ -25,12 +27,21 @@ def column(units, name, seconds=0.3):
 
 def test_every_table_is_of_units_and_says_at_most_one():
     units = set(VisualMapping.default().units)
-    for table in (TONGUE, PURSED, BITTEN, PARTED, FREE):
+    for table in (TONGUE, PURSED, BITTEN, PARTED, FREE, OPENED):
         assert set(table) <= units and min(table.values()) > 0 and max(table.values()) == 1
     assert not set(FREE) & set(PURSED)
     # Lips that must shut, or bite, are not asked to do anything else.
-    assert "M" not in {*PURSED, *BITTEN, *PARTED, *TONGUE} and not set(BITTEN) & {*PURSED, *PARTED}
-    assert "SIL" not in {*PURSED, *BITTEN, *PARTED, *TONGUE}
+    assert "M" not in {*PURSED, *BITTEN, *PARTED, *TONGUE, *OPENED} and not set(BITTEN) & {*PURSED, *PARTED, *OPENED}
+    assert "SIL" not in {*PURSED, *BITTEN, *PARTED, *TONGUE, *OPENED}
+
+
+def test_vowels_between_closures_ask_for_open_lips():
+    units = ["M", "AE", "M", "AH", "AH", "F", "AA", "F", "AA", "T", "AA", "M", "AA", "SIL", "M", "R", "AH", "M"]
+    wanted = {1: "AE", 3: "AH", 4: "AH", 15: "R", 16: "AH"}
+    asked = [OPENED[wanted[index]] if index in wanted else 0 for index in range(len(units))]
+    assert column(units, "opened") == pytest.approx(asked)
+    quick = column(["M", "AE", "M"], "opened", OPENING_TIME / 4)
+    assert quick == pytest.approx([0, OPENED["AE"] / 2, 0]), "who speaks fast opens less"
 
 
 def test_units_ask_for_what_the_tables_say():

@@ -280,7 +280,7 @@ def test_frames_do_not_depend_on_their_company(tokenizer, height, step):
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
     assert renderer.mouth.drawn == (height >= 200) and renderer.step == step
     codes, eyes = torch.tanh(torch.randn(5, 16, 10)), torch.linspace(0, 1, 5)
-    asked = torch.linspace(1, 0, 20).view(5, 4)
+    asked = torch.linspace(1, 0, 25).view(5, 5)
     together = renderer.render(codes, eyes, articulators=asked)
     alone = [renderer.render(codes[i : i + 1], eyes[i : i + 1], articulators=asked[i : i + 1]) for i in range(5)]
     assert np.abs(together.astype(int) - np.concatenate(alone)).max() <= 1
@@ -332,7 +332,7 @@ def test_the_tongue_is_seen_inside_the_mouths_of_large_faces_alone(tokenizer, mo
     for height in (70, 300):
         image, alignment = portrait(height, height, face=0.9)
         renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
-        asked = torch.zeros(2, 4)
+        asked = torch.zeros(2, 5)
         asked[1, 0] = 0.8
         low, raised = renderer.render(torch.zeros(2, 16, 10), articulators=asked)
         changed = np.argwhere((low != raised).any(-1))[:, ::-1]
@@ -341,7 +341,9 @@ def test_the_tongue_is_seen_inside_the_mouths_of_large_faces_alone(tokenizer, mo
     assert (changed >= (left - 2, top - 2)).all() and (changed <= (right + 2, bottom + 0.12 * 300)).all()
 
 
-@pytest.mark.parametrize("height, smile, obeyed", [(70, 0.0, [0, 0, 0]), (70, 0.25, [1, 0, 1]), (300, 0.0, [1, 1, 1])])
+@pytest.mark.parametrize(
+    "height, smile, obeyed", [(70, 0.0, [0, 0, 0, 1]), (70, 0.25, [1, 0, 1, 1]), (300, 0.0, [1, 1, 1, 1])]
+)
 def test_phonemes_move_the_lips_of_faces_whose_mouths_are_drawn_and_of_smiles(tokenizer, height, smile, obeyed):
     image, alignment = portrait(height, height, face=0.9)
     lips = [point for ring in face_mesh.LIP_RINGS for point in ring]
@@ -349,8 +351,8 @@ def test_phonemes_move_the_lips_of_faces_whose_mouths_are_drawn_and_of_smiles(to
     alignment.landmarks[lips, 0] = middle + (1 + smile) * (alignment.landmarks[lips, 0] - middle)
     renderer = FaceRenderer(tokenizer, image, alignment, "pose_driven")
     assert renderer.mouth.lips.tolist() == pytest.approx(obeyed)
-    asked = torch.cat([torch.zeros(3, 1), torch.eye(3)], 1)
-    frames = renderer.render(torch.zeros(4, 16, 10), articulators=torch.cat([torch.zeros(1, 4), asked]))
+    asked = torch.cat([torch.zeros(4, 1), torch.eye(4)], 1)
+    frames = renderer.render(torch.zeros(5, 16, 10), articulators=torch.cat([torch.zeros(1, 5), asked]))
     assert [(frame != frames[0]).any() for frame in frames[1:]] == [bool(share) for share in obeyed]
     known = FaceRenderer(tokenizer, image, alignment, "pose_driven", only_paint=True)
     assert not known.mouth.lips.any(), "an identity's own way of speaking is left to it"

@@ -8,6 +8,7 @@ from avatarsync.errors import InvalidArgumentError, InvalidFrameRateError
 from avatarsync.phonemes import Phoneme, PhonemeTrack, VisualMapping
 from avatarsync.schedule import (
     LIP_LEAD,
+    RELEASE_SHARE,
     REST_DURATION,
     REST_UNITS,
     FrameSchedule,
@@ -185,11 +186,25 @@ def test_closures_land_on_frames(fps):
     times = keyframe_times(units)
     landed = shown_keyframe_times(units, closed=7, fps=fps)
     assert landed[1] * fps == pytest.approx(round(landed[1] * fps)) and abs(landed[1] - times[1]) <= 0.5 / fps
-    others = [0, 2, 4]
-    np.testing.assert_allclose(landed[others], times[others] - LIP_LEAD)
     # A closure too short for any frame is like the others, and order is kept.
     assert landed[3] == pytest.approx(times[3] - LIP_LEAD) or edges[3] <= landed[3] <= edges[4]
     assert (np.diff(landed) >= 0).all()
+
+
+def test_keyframes_are_early_but_lips_take_their_time_to_open():
+    edges = np.cumsum([0, 0.07, 0.08, 0.04, 0.08, 0.2, 0.07, 0.24])
+    ids = [3, 7, 4, 5, 3, 4, 7, 5]
+    units = [TimedUnit(*parts) for parts in zip(ids, edges, [*edges[1:], edges[-1] + 0.01], strict=True)]
+    times = keyframe_times(units)
+    landed = shown_keyframe_times(units, closed=7, fps=Fraction(50))
+    closure = landed[1]
+    assert abs(closure - times[1]) <= 0.01
+    # A short vowel after it is 0.06 s away, a longer one and all others come as early as ever.
+    assert (
+        landed[2] - closure == pytest.approx(RELEASE_SHARE * (times[2] - closure)) and landed[2] > times[2] - LIP_LEAD
+    )
+    early = [0, 4, 5]
+    np.testing.assert_allclose(landed[early], times[early] - LIP_LEAD)
 
 
 @pytest.mark.parametrize("fps", [10, 25, 30, 60])

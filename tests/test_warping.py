@@ -9,6 +9,8 @@ from avatarsync.expression_transfer import (
     FLATTENED_SHARE,
     FORETOLD_CHIN_SHARE,
     FORETOLD_WIDTH_GAIN,
+    OPENED_CHIN_SHARE,
+    OPENED_GAP,
     PARTED_GAP,
     PRESSED_SHARE,
     PURSED_SHARE,
@@ -327,8 +329,8 @@ def test_rounded_lips_are_pursed(face, transfer):
     torch.testing.assert_close(seen[0][0], seen[1][0], atol=2e-3, rtol=0)
 
 
-def asking(*values):
-    return torch.tensor([values])  # pursed, bitten, parted
+def asking(pursed, bitten, parted, opened=0.0):
+    return torch.tensor([[pursed, bitten, parted, opened]])
 
 
 def test_lips_do_what_phonemes_ask_for_where_they_are_foretold(face, transfer):
@@ -336,7 +338,7 @@ def test_lips_do_what_phonemes_ask_for_where_they_are_foretold(face, transfer):
         usual = transfer(face, expression, face, foretold=True)
         torch.testing.assert_close(transfer(face, expression, face, True, 1.0, asking(0.0, 0.0, 0.0)), usual)
         seen = transfer(face, expression, face)
-        torch.testing.assert_close(transfer(face, expression, face, lips=asking(1.0, 1.0, 1.0)), seen)
+        torch.testing.assert_close(transfer(face, expression, face, lips=asking(1.0, 1.0, 1.0, 1.0)), seen)
 
 
 def test_pursed_lips_are_narrow_and_lose_their_smile(face, transfer):
@@ -380,6 +382,20 @@ def test_parted_lips_are_apart_and_bitten_ones_show_the_upper_teeth(face, transf
     assert raised > 0.7 * BITTEN_GAP and lowered < 0.3 * BITTEN_GAP
     below = [(lips[0, 17, 1] - lips[0, 14, 1]).item() for lips in (bitten, face)]
     assert below[0] < 0.8 * below[1]
+
+
+def test_opened_lips_take_the_chin_down(face, transfer):
+    def drawn(gap, asked, articulation=1.0):
+        moved = transfer(face, opened(face, gap), face, True, articulation, asking(0.0, 0.0, 0.0, asked))
+        return inner_gap(moved).item() - inner_gap(face).item(), (moved - face)[0, CHIN, 1].item()
+
+    for articulation in (1.0, 0.5):
+        gap, chin = drawn(0.0, 1.0, articulation)
+        assert gap == pytest.approx(articulation * OPENED_GAP, abs=1e-3)
+        assert chin == pytest.approx(OPENED_CHIN_SHARE * gap, rel=0.15)  # and some of what lips pull along
+    gap, chin = drawn(0.03, 0.8)
+    assert gap == pytest.approx(0.8 * OPENED_GAP, abs=1e-3) and chin > drawn(0.03, 0.0)[1]
+    assert drawn(0.07, 1.0) == pytest.approx(drawn(0.07, 0.0)), "codes do more"
 
 
 def test_lips_that_touch_stay_where_they_are_in_the_expression_of_rest(face, transfer):

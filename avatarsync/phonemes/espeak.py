@@ -128,7 +128,8 @@ def language_names() -> dict[str, str]:
 @functools.cache
 def variant_names() -> tuple[str, ...]:
     """Names of the speakers that any language can be spoken by, e.g. "f3"."""
-    spec = _Voice(languages=ctypes.cast(ctypes.create_string_buffer(b"variant"), ctypes.c_void_p).value)
+    wanted = ctypes.create_string_buffer(b"variant")  # held: the structure keeps no more than its address
+    spec = _Voice(languages=ctypes.addressof(wanted))
     return tuple(sorted(identifier.removeprefix("!v/") for _, _, identifier in _list_voices(spec)))
 
 

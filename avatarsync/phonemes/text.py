@@ -70,6 +70,9 @@ _ALIASES = {"en": "en-us", "zh": "cmn", "zh-cn": "cmn", "zh-tw": "cmn", "zh-hk":
 # Where espeak's tables have no IPA, it writes ASCII: Mandarin retroflexes, and some rare languages.
 _RESPELLED = (("ts.", "ʈʂ"), ("s.", "ʂ"), ("i.", "ɨ"), ("?", "ʔ"), ("S", "ʃ"), ("Z", "ʒ"), ("N", "ŋ"), ("A", "ɑ"),
               ("X", "χ"), ("K", "ɬ"), ("g", "ɡ"))  # fmt: skip
+# By the first part of the language: what espeak writes there that is another sound in IPA. Russian ы and Vietnamese ư
+# are not rounded as /y/ is.
+_MISSPELLED = {"ru": ("y", "ɨ"), "vi": ("y", "ɯ")}
 # A Mandarin final such as "uei" is a glide and a rhyme, and the lips show both: u-ei rounds, then opens.
 _GLIDES = {"i": "j", "u": "w", "y": "ɥ"}
 _GLIDE_SHARE = 0.35
@@ -237,7 +240,7 @@ def _timed_phonemes(
     audio: np.ndarray, sampling_rate: int, marks: list[espeak.Mark], language: str, offset: float
 ) -> list[Phoneme]:
     """Phonemes that cover `audio` `(samples,)` without a gap, in seconds from `offset` on."""
-    total = len(audio)
+    total, respelled = len(audio), _MISSPELLED.get(language.split("-")[0])
     starts = [*np.maximum.accumulate([min(mark.sample, total) for mark in marks] or [total]).tolist(), total]
     spans: list[list] = []  # [symbol, first sample, word]; each lasts to the next
     if starts[0] > 0:
@@ -246,6 +249,8 @@ def _timed_phonemes(
         if end <= start:
             continue
         symbol = normalize_symbol(mark.symbol)
+        if respelled is not None:
+            symbol = symbol.replace(*respelled)
         if symbol:
             spans.append([symbol, start, mark.word])
         elif np.abs(audio[start:end].astype(np.int32)).max() < QUIET or not spans:

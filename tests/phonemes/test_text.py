@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from avatarsync.errors import EmptyTextError, InvalidArgumentError, UnknownLanguageError
-from avatarsync.phonemes import languages, speak, voices
+from avatarsync.phonemes import VisualMapping, languages, speak, voices
 
 
 def symbols(speech) -> list[str]:
@@ -102,6 +102,16 @@ def test_japanese_is_read_from_kana_and_korean_from_hangul():
     assert symbols(speak("ニホン", "ja")) == symbols(speak("にほん", "ja"))
     assert "sil" in symbols(speak("ラーメン、たべる。", "ja"))
     assert symbols(speak("한국", "ko"))[0] == "h"
+
+
+@pytest.mark.parametrize(
+    "text, language, vowels",
+    [("мыть", "ru", ["ɨ"]), ("тюль", "ru", ["u"]), ("tư mưa", "vi", ["ɯ", "ɯə"]), ("tu", "fr-fr", ["y"])],
+)
+def test_vowels_that_espeak_writes_as_rounded_ones_are_not(text, language, vowels):
+    mapping = VisualMapping.default()
+    assert [p.symbol for p in speak(text, language).track if mapping.is_vowel(p.symbol)] == vowels
+    assert (mapping.unit(vowels[0]) == "UW") == (vowels[0] in "uy")
 
 
 @pytest.mark.parametrize(("text", "language"), [("Über größere Äpfel", "de"), ("ça a été", "fr-fr"), ("ガギグ", "ja")])

@@ -265,6 +265,12 @@ class FaceRenderer:
             self._draw_lids(part, 1 - eye_openness, head_poses)
         return frames
 
+    @torch.inference_mode()
+    def landmarks(self, codes: torch.Tensor, articulators: torch.Tensor | None = None) -> torch.Tensor:
+        """Where `render` draws the face for the same arguments, heads held still: `(B, 468, 2)` in fractions of the
+        crop's side."""
+        return self._decode(codes, articulators).landmarks.float()
+
     def _fetch(self, grid: torch.Tensor) -> torch.Tensor:
         """Pixels `(B, 3, h, w)`, 0.5 to 255.5, of the portrait's moving part at places `(B, h, w, 2)`."""
         fetched = F.grid_sample(

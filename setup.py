@@ -52,7 +52,7 @@ extras = {
         *training,
         *evaluation,
         "pytest>=8.0",
-        "pytest-xdist>=3.5",
+        "pytest-xdist>=3.8",
         "ruff>=0.9",
         "selenium>=4.20",
         "setuptools>=77",

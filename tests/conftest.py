@@ -14,6 +14,15 @@ if workers > 1:
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # helpers that are no tests
 
+# Files that take a minute and more. Begun last, the first of them would leave the other process idle for five minutes.
+LONGEST = ("test_run_all.py", "test_prepare_data.py", "test_cli.py", "test_training_utils.py", "test_pipeline.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def face_dataset(tmp_path_factory):

@@ -220,7 +220,7 @@ def check_person(
         except FaceNotFoundError:
             continue
         height, width = pixels.shape[:2]
-        picture = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+        picture = torch.tensor(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 127.5 - 1
         faces.append(embedding(picture, torch.from_numpy(landmarks / (width, height)).float()[None])[0])
         places.append(place)
     if len(faces) < max(1, MIN_FACES_SHARE * total):

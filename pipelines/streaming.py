@@ -7,7 +7,8 @@ the codes of later ones. Whoever takes the frames (and encodes them) has his own
 import copy
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from fractions import Fraction
 
 import numpy as np
@@ -28,6 +29,8 @@ FRAMES_AT_ONCE = 8
 # Of the moving part of the picture: of a face that fills a 4K picture, two frames are drawn together.
 PIXELS_AT_ONCE = 2**24
 MOST_DRAWING = 4  # threads that draw; each holds a batch
+
+Frames = Generator[np.ndarray, None, None]  # (H, W, 3) uint8
 
 
 class FrameStream:
@@ -66,7 +69,7 @@ class FrameStream:
         self.making = making
         self._frames = self._generate(model, renderer, schedule, seed, temperature, blink, motion, personalise)
         # Generators that are left to the interpreter's own end find half of its modules gone.
-        weakref.finalize(self, self._frames.close)
+        weakref.finalize(self, _close_unless_running, self._frames)
 
     def __len__(self) -> int:
         return self.num_frames
@@ -82,7 +85,7 @@ class FrameStream:
         self._frames.close()
 
     @staticmethod
-    def _generate(model, renderer, schedule, seed, temperature, blink, motion, personalise) -> Iterator[np.ndarray]:
+    def _generate(model, renderer, schedule, seed, temperature, blink, motion, personalise) -> Frames:
         device = model.device
         # Noise is drawn on the CPU, so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(seed)
@@ -139,3 +142,9 @@ class FrameStream:
                     yield from drawn.popleft().result()
             while drawn:
                 yield from drawn.popleft().result()
+
+
+def _close_unless_running(frames: Frames) -> None:
+    """Python may end while another thread waits for a frame."""
+    with suppress(ValueError):
+        frames.close()

@@ -31,7 +31,8 @@ PAINT_SHARPENING, SHARPENED_SCALES = 1.2, (1.1, 1.6)
 SHARPENED_DETAIL = 1.0  # cells
 # Rounded lips keep the light from what is behind them (`MouthInterior.rounded`), and the painter knows that of the man
 # of the videos alone: so much light is lost on everybody's paint, and behind the lips of broad smiles, whose teeth are
-# painted as bright as they are.
+# painted as bright as they are. These lose it from their edge upwards, as they go out of sight: half of it gone, they
+# were grey.
 ROUNDED_DARK, SMILES_DARK = 0.4, 0.75
 # Mouths up to the first width are at rest, from the second on they smile, of the crop's side. With a broad smile
 # everything would be said like /i/.
@@ -51,6 +52,7 @@ class MouthColours:
 
     Attributes:
         drawn: how much of it is drawn, 0 to 1; the rest is painted.
+        smiling: how broad a smile it is at rest, 0 to 1.
         lips: `(4,)`, how far lips do what phonemes ask for (`articulators.py`): as far as the inside is drawn; but
             those of broad smiles are pursed and parted even if it is painted, and all but known ones are opened.
         tone: of the portrait, which what is laid over it takes.
@@ -72,9 +74,9 @@ class MouthColours:
         self.only_paint = only_paint
         self.drawn = 0.0 if only_paint else self._share_between(DRAWN_SCALES)
         least, most = SMILING_WIDTHS
-        smiling = 0.0 if only_paint else float(smooth_step((mouth_width(landmarks) - least) / (most - least)))
-        self.rounded_dark = ROUNDED_DARK + smiling * (SMILES_DARK - ROUNDED_DARK)
-        rounding = max(self.drawn, smiling)
+        self.smiling = 0.0 if only_paint else float(smooth_step((mouth_width(landmarks) - least) / (most - least)))
+        self.rounded_dark = ROUNDED_DARK + self.smiling * (SMILES_DARK - ROUNDED_DARK)
+        rounding = max(self.drawn, self.smiling)
         self.lips = landmarks.new_tensor([rounding, self.drawn, rounding, 0.0 if only_paint else 1.0])
         own = reference.pixels.float() + 1, landmarks * self.size, self.size
         self.tone = PictureTone.of(own[0][0])
@@ -140,19 +142,26 @@ class MouthColours:
         if self.only_paint:
             return paint
         paint = limit_yellow(paint + 1, self.interior.teeth) - 1
-        light = 1 - self.rounded_dark * self.interior.rounded(landmarks.float() * self.size)[:, None]
-        return shaded(paint + 1, light) - 1
+        points = landmarks.float() * self.size
+        dark = self.interior.rounded(points)[:, None]
+        if self.smiling:
+            dark = torch.lerp(dark, self.interior.out_of_sight(self._places(lookup), points), self.smiling)
+        return shaded(paint + 1, 1 - self.rounded_dark * dark) - 1
 
     def drawn_at(
         self, lookup: torch.Tensor, landmarks: torch.Tensor, tongue_heights: torch.Tensor | None
     ) -> torch.Tensor:
         """The same, drawn, with what the portrait shows between its lips; `tongue_heights` as `MouthInterior.draw`
         takes them."""
-        places, points = (lookup + 1) * (self.size / 2) - 0.5, landmarks.float() * self.size
+        places, points = self._places(lookup), landmarks.float() * self.size
         drawn = self.interior.draw(places, points, self.pixel, tongue_heights) - 1
         if self.own_teeth is None or not self.interior.own.any():
             return drawn
         return self.own_teeth.lay_before(drawn, self.interior.kept(places, points, tongue_heights))
+
+    def _places(self, lookup: torch.Tensor) -> torch.Tensor:
+        """Places in the crop, which is [-1, 1], in its pixels."""
+        return (lookup + 1) * (self.size / 2) - 0.5
 
     def _sharpened(self, paint: torch.Tensor, copies: torch.Tensor | None = None) -> torch.Tensor:
         """Paint `(B, 3, S, S)` with as much more detail as its enlargement asks for, where it is none of the

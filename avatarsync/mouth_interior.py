@@ -290,6 +290,15 @@ class MouthInterior:
         shut, ajar, narrow, wide = ROUNDED_GAPS
         return rounded * smooth_step((gap - shut) / (ajar - shut)) * smooth_step((wide - gap) / (wide - narrow))
 
+    def out_of_sight(self, places: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+        """How dark rounded lips make places between them `(B, h, w, 2)`: `(B, 1, h, w)`, 0 to 1. Wholly where upper
+        teeth were that they hide, and not at all above."""
+        across, down = self._millimetres(*self._level(places))
+        down, rounded = down + UPPER.curve * across**2, self.rounded(landmarks)
+        was_tooth = smooth_step(-down / EDGE_FADE)
+        no_tooth = smooth_step((down + ROUNDED_HIDDEN * rounded) / EDGE_FADE)
+        return (no_tooth * (was_tooth + (1 - was_tooth) * rounded))[:, None]
+
     def draw(
         self, places: torch.Tensor, landmarks: torch.Tensor, pixel: float, tongue_heights: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -9,6 +9,7 @@ from avatarsync.face_mesh import INNER_LIPS, LIP_RINGS, LOWER_LIP_POSITIONS, UPP
 from avatarsync.mouth_interior import (
     CHIN,
     EDGE_BELOW_LIPS,
+    EDGE_FADE,
     JAW_SHARE,
     OUTER_EYE_DISTANCE,
     ROUNDED_HIDDEN,
@@ -316,6 +317,27 @@ def narrowed(points, share):
     middle = points[:, 13, 0]
     points[:, lips, 0] = middle + (1 - share) * (points[:, lips, 0] - middle)
     return points
+
+
+def test_painted_teeth_go_out_of_sight_from_their_edge_upwards():
+    """Those of smiles: darker and darker as a whole, they would be grey half way."""
+    mouth = interior()
+    below = torch.arange(-20.0, 6.0, 0.1)  # mm
+    heights = mouth.edge.item() + below * mouth.mm.item()
+    x = mouth.middle.item() + torch.zeros_like(heights)
+    cos, sin = mouth.cos.item(), mouth.sin.item()  # the neutral face's eyes are not quite level
+    places = torch.stack([cos * x - sin * heights, sin * x + cos * heights], -1)[None, :, None]
+    before = -float("inf")
+    for share in (0.0, 0.13, 0.16, 0.25):
+        points = narrowed(face(0.03), share)
+        dark, rounded = mouth.out_of_sight(places, points).flatten(), mouth.rounded(points).item()
+        assert rounded > before
+        before, raised = rounded, -ROUNDED_HIDDEN * rounded
+        assert dark[below < raised].max() < 1e-3, "teeth that are seen keep their light"
+        hidden = (below > raised + EDGE_FADE) & (below < -EDGE_FADE)
+        assert hidden.any() == (rounded > 0.4) and (dark[hidden] > 0.99).all()
+        torch.testing.assert_close(dark[below > 1], torch.full_like(dark[below > 1], rounded))
+    assert rounded > 0.95
 
 
 def test_rounded_lips_hide_teeth_unless_they_are_wide_open():

@@ -143,7 +143,7 @@ class AvatarSyncModel(AdapterModel, PreTrainedModel):
             silent_unit: id of the unit of silence.
         """
         unit_ids = torch.full((2 * REST_CONTEXT + 1,), silent_unit, device=self.device)
-        durations = torch.full(unit_ids.shape, REST_DURATION, device=self.device)
+        durations = torch.full(unit_ids.shape, REST_DURATION, device=self.device, dtype=torch.float32)
         model, middle = self.keyframe_generator, torch.tensor([REST_CONTEXT], device=self.device)
         encoded = model.encode(*self._generator_inputs(unit_ids, durations, reference))
         if model.config.frame_context == "none":

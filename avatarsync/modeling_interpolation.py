@@ -283,7 +283,7 @@ class InterpolationModel(PreTrainedModel):
         envelope = (4 * times * (1 - times)).float()[:, :, None, None]
         distance = (end_codes - start_codes).float().abs().mean((-2, -1)) / FULL_CORRECTION_DISTANCE
         shut_units = torch.tensor(config.shut_units, device=start_units.device)
-        shut = torch.isin(torch.stack([start_units, end_units]), shut_units).sum(0)  # (N,), 0 to 2
+        shut = torch.isin(torch.stack([start_units, end_units]), shut_units).sum(0).to(distance.dtype)  # (N,), 0 to 2
         envelope = envelope * (distance.clamp(max=1) * (1 - shut / 2))[:, None, None, None]
         codes = (1 - eased) * start_codes.unsqueeze(1) + eased * end_codes.unsqueeze(1) + envelope * correction
         loss = None if labels is None else _masked_loss(codes, labels, label_mask)

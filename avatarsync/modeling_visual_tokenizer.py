@@ -250,7 +250,7 @@ class VisualTokenizerModel(PreTrainedModel):
         size, side = self.config.crop_size, self.config.painter_size
         centre = landmarks[:, list(OUTER_LIPS)].mean(1) * size
         # A dropping jaw needs more room below than above.
-        corner = centre - side * torch.tensor([0.5, 0.4], device=centre.device)
+        corner = centre - side * centre.new_tensor([0.5, 0.4])
         return corner.round().long().clamp(0, size - side)
 
     def forward(

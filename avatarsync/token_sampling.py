@@ -30,7 +30,7 @@ def draw_noise(
         return None
     device = "cpu" if generator is None else generator.device  # the same noise on every device
     shape = (num_units, config.num_tokens, config.code_factors)
-    return torch.rand(shape, generator=generator, device=device)
+    return torch.rand(shape, generator=generator, device=device, dtype=torch.float32)  # for a seed, the same always
 
 
 def choose_codes(

@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 from avatarsync.pipelines.solo_threads import ahead, compute_in, solo_threads
+from avatarsync.pipelines.usual_settings import usual_settings
 
 from avatarsync.articulators import articulators_at
 from avatarsync.blinking import eye_openness
@@ -67,6 +68,7 @@ class FrameStream:
         # A copy: whoever edits the speech afterwards does not rewrite what this video says of itself.
         self.track: PhonemeTrack = copy.deepcopy(speech.track)
         self.making = making
+        self._device = model.device
         self._frames = self._generate(model, renderer, schedule, seed, temperature, blink, motion, personalise)
         # Generators that are left to the interpreter's own end find half of its modules gone.
         weakref.finalize(self, _close_unless_running, self._frames)
@@ -78,7 +80,8 @@ class FrameStream:
         return self
 
     def __next__(self) -> np.ndarray:
-        return next(self._frames)
+        with usual_settings(self._device):
+            return next(self._frames)
 
     def close(self) -> None:
         """Draw no more frames, and let go of the threads that drew them."""

@@ -23,6 +23,7 @@ from avatarsync.pipelines.rerendering import changed_frames, select_frames
 from avatarsync.pipelines.solo_threads import compute_alone
 from avatarsync.pipelines.streaming import FrameStream
 from avatarsync.pipelines.uploading import UPLOAD_OPTIONS, upload_model
+from avatarsync.pipelines.usual_settings import in_usual_settings
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
@@ -196,6 +197,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         """A recording with its phonemes, aligned to `transcript` or recognised."""
         return listen(audio, sampling_rate, transcript=transcript, language=language, recognizer=recognizer)
 
+    @in_usual_settings
     def stream(
         self,
         image: ImageSource,
@@ -271,6 +273,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
             model, renderer, speech, schedule, seed, temperature, blink, motion, self.personalise, making
         )
 
+    @in_usual_settings
     def changed_frames(self, making: Making, speech: Speech) -> np.ndarray:
         """Indices of the frames that differ from an earlier video's where the same audio gets another track.
 

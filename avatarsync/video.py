@@ -146,13 +146,19 @@ def check_output_path(
         OutputError: another suffix, a missing or unwritable folder, or an existing file without `force`.
     """
     path = Path(path)
+    if "\0" in str(path):
+        raise OutputError(f"{str(path)!r} holds a zero character: give a name without")
     if path.suffix.lower() not in suffixes:
         raise OutputError(f"{path}: give a name that ends in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent} is not a folder: create it, or write elsewhere")
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # such as a name of more than 255 bytes
+        raise OutputError(f"{path} cannot be written ({error.strerror}): give another name") from error
+    if is_folder:
         raise OutputError(f"{path} is a folder: give the name of a file")
-    if path.exists() and not force:
+    if exists and not force:
         raise OutputError(f"{path} exists already: give another name, or force=True (--force) to replace it")
     try:
         with tempfile.TemporaryFile(dir=path.parent):  # permissions alone do not tell: try
@@ -205,7 +211,8 @@ class VideoWriter:
         self._audio, self._sampling_rate = (None, None) if audio is None else _for_aac(audio, sampling_rate)
         self._samples_written = 0
         self._container = None
-        self._partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
+        # Absolute, or FFmpeg would take what is before a colon for a protocol; short, where the file's name is long.
+        self._partial = self.path.absolute().with_name(f".{uuid.uuid4().hex}.partial")
 
     def __enter__(self) -> "VideoWriter":
         try:

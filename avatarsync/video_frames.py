@@ -36,7 +36,7 @@ def read_clock(path: Path, fps: Fraction | None, own_sound: bool) -> VideoClock:
     Raises:
         av.FFmpegError: it cannot be read. InvalidFrameRateError: as filmed, but not at 10 to 60 frames per second.
     """
-    with av.open(str(path)) as container:
+    with av.open(str(path.absolute())) as container:
         if not container.streams.video:
             raise InvalidFrameRateError("it has no picture")
         video = container.streams.video[0]
@@ -59,7 +59,7 @@ def read_frames(path: Path, clock: VideoClock) -> Iterator[np.ndarray]:
     Raises:
         av.FFmpegError: the file is damaged.
     """
-    with av.open(str(path)) as container:
+    with av.open(str(path.absolute())) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         length = 1 / float(stream.average_rate or clock.fps)

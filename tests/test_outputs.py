@@ -1,4 +1,5 @@
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 
 from avatarsync.errors import OutputError
 from avatarsync.outputs import TalkingHeadVideo
-from avatarsync.phonemes import Phoneme, PhonemeTrack
+from avatarsync.phonemes import Phoneme, PhonemeTrack, load_audio
+from avatarsync.video_frames import read_clock
 
 
 @pytest.fixture
@@ -33,6 +35,16 @@ def test_it_does_not_overwrite_unasked(video, tmp_path):
     with pytest.raises(OutputError, match="force=True"):
         video.save(tmp_path / "a.mp4")
     video.save(tmp_path / "a.mp4", force=True)
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "file:a.mp4", f"{251 * 'a'}.mp4"], ids=["time", "scheme", "long"])
+def test_any_name_of_a_file_here_is_one(video, tmp_path, monkeypatch, name):
+    """To FFmpeg, what ends in a colon is the name of a protocol."""
+    monkeypatch.chdir(tmp_path)
+    video.save(name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert load_audio(name)[1] == 16000
+    assert read_clock(Path(name), None, own_sound=True).fps == video.fps
 
 
 def test_its_description_is_short(video):

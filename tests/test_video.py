@@ -270,6 +270,8 @@ def test_output_paths_are_checked_beforehand(tmp_path):
         (tmp_path / "nothing", "ends in .mp4"),
         (tmp_path / "missing" / "a.mp4", "create it"),
         (tmp_path / "folder.mp4", "is a folder"),
+        (tmp_path / "a\0b.mp4", "zero character"),
+        (tmp_path / f"{'a' * 260}.mp4", "another name"),
     ]:
         with pytest.raises(OutputError, match=message):
             check_output_path(path)

@@ -174,7 +174,7 @@ def _check_video(path: Path) -> bool:
         DatasetError: it cannot be read, or has no picture.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             if container.streams.video:
                 return bool(container.streams.audio)
     except (av.FFmpegError, OSError) as error:

@@ -49,7 +49,7 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     chunks: list[np.ndarray] = []  # (samples, channels) each
     damaged = None
     try:
-        with av.open(path) as container:
+        with av.open(os.path.abspath(path)) as container:  # "12:30.wav" alone would be of a protocol "12"
             if not container.streams.audio:
                 raise InvalidAudioError(f"{path} has no sound: give a recording, or a video with an audio track")
             stream = container.streams.audio[0]

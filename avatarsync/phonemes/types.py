@@ -340,7 +340,7 @@ def write_whole(path: str | os.PathLike, write: Callable[[str], object]) -> None
     """
     path = Path(path)
     try:
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, partial = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
         os.close(handle)
         try:
             write(partial)

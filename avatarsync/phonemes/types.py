@@ -4,6 +4,7 @@
 All times are in seconds from the start of the audio.
 """
 
+import copy
 import json
 import math
 import os
@@ -81,8 +82,10 @@ class PhonemeTrack(MutableSequence):
         return self._phonemes[index]
 
     def __setitem__(self, index, value) -> None:
-        self._phonemes[index] = value
-        for phoneme in value if isinstance(index, slice) else (value,):
+        added = list(value) if isinstance(index, slice) else [value]  # once: it may be an iterator
+        _check_phonemes(added)
+        self._phonemes[index] = added if isinstance(index, slice) else value
+        for phoneme in added:
             phoneme.__dict__["_track"] = self
 
     def __delitem__(self, index) -> None:
@@ -92,8 +95,13 @@ class PhonemeTrack(MutableSequence):
             phoneme.__dict__.pop("_track", None)
 
     def insert(self, index: int, phoneme: Phoneme) -> None:
+        _check_phonemes([phoneme])
         self._phonemes.insert(index, phoneme)
         phoneme.__dict__["_track"] = self
+
+    def __copy__(self) -> "PhonemeTrack":
+        # A phoneme belongs to one track, and pushes its neighbours there: a copy needs phonemes of its own.
+        return copy.deepcopy(self)
 
     def __eq__(self, other) -> bool:
         if not isinstance(other, PhonemeTrack):
@@ -193,7 +201,10 @@ class PhonemeTrack(MutableSequence):
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # numbers or nesting beyond what Python reads, too
             raise InvalidTrackError(f"the track is not valid JSON ({error}): correct that place") from error
         return cls.from_dict(content)
 
@@ -323,6 +334,12 @@ class Speech:
         write_whole(
             path, lambda partial: soundfile.write(partial, self.audio, self.sampling_rate, "PCM_16", format="WAV")
         )
+
+
+def _check_phonemes(entries: list) -> None:
+    for entry in entries:
+        if not isinstance(entry, Phoneme):
+            raise InvalidTrackError(f"{entry!r} is no entry of a track: give Phoneme(symbol, start, end)")
 
 
 def _is_textgrid(path: str | os.PathLike) -> bool:

@@ -167,6 +167,35 @@ def test_suffix_and_place_are_checked(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_copy_is_edited_by_itself():
+    track = make_track()
+    copied = copy.copy(track)
+    del copied[0]
+    copied[0].end = 0.45
+    assert track == make_track() and copied[1].start == 0.45
+
+
+def test_entries_may_come_from_an_iterator():
+    track = make_track()
+    track[1:3] = (Phoneme("m", *edges) for edges in [(0.2, 0.3), (0.3, 0.5)])
+    track[1].end = 0.35
+    assert track[2].start == 0.35
+
+
+def test_what_is_no_phoneme_is_refused_and_not_kept():
+    track = make_track()
+    for add in (lambda: track.append("m"), lambda: track.__setitem__(0, ("m", 0, 1)), lambda: PhonemeTrack(["m"])):
+        with pytest.raises(InvalidTrackError, match=r"give Phoneme\(symbol, start, end\)"):
+            add()
+    assert track == make_track()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, f'{{"phonemes": [1{"0" * 5000}]}}'], ids=["deep", "long"])
+def test_json_beyond_what_python_reads_is_refused(text):
+    with pytest.raises(InvalidTrackError, match="not valid JSON"):
+        PhonemeTrack.from_json(text)
+
+
 @pytest.mark.parametrize("shape", [(8000,), (8000, 2)])
 def test_speech_saves_its_audio(tmp_path, shape):
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, shape).astype(np.float32)

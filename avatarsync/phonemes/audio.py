@@ -124,7 +124,13 @@ def check_audio(audio: np.ndarray, sampling_rate: int, name: str = "the audio") 
         InvalidAudioError: wrong shape or type, NaN, a bad sampling rate, shorter than 0.1 s, or far beyond [-1, 1].
     """
     if not isinstance(audio, np.ndarray) or audio.ndim not in (1, 2) or not np.issubdtype(audio.dtype, np.floating):
-        raise InvalidAudioError(f"{name}: expected floats in [-1, 1] of shape (samples,) or (samples, channels)")
+        given = f"{audio.dtype} {audio.shape}" if isinstance(audio, np.ndarray) else f"a {type(audio).__name__}"
+        advice = "; divide samples of 16 bits by 32768" if given.startswith("int16") else ""
+        raise InvalidAudioError(
+            f"{name} is {given}: expected floats in [-1, 1] of shape (samples,) or (samples, channels){advice}"
+        )
+    if audio.ndim == 2 and audio.shape[1] == 0:
+        raise InvalidAudioError(f"{name} has shape {audio.shape}, no channels: give at least one")
     if audio.ndim == 2 and audio.shape[1] > max(8, audio.shape[0]):
         raise InvalidAudioError(f"{name} has shape {audio.shape}: put samples first, (samples, channels)")
     if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int | float | np.number):
@@ -148,7 +154,7 @@ def check_peak(audio: np.ndarray, name: str = "the audio") -> None:
     peak = max(float(audio.max(initial=0)), -float(audio.min(initial=0)))
     if peak > MAX_PEAK:
         raise InvalidAudioError(
-            f"{name} reaches {peak:.0f}, where floats in [-1, 1] are expected: divide samples of 16 bits by 32768"
+            f"{name} reaches {peak:.6g}, where floats in [-1, 1] are expected: divide samples of 16 bits by 32768"
         )
 
 
@@ -219,7 +225,8 @@ def listen(
     language = resolve_language(language)
     if transcript is not None and recognizer is not None:
         raise AlignmentError("a transcript and a recognizer contradict each other: give one of the two")
-    if hasattr(audio, "__getitem__") and not isinstance(audio, str | np.ndarray):
+    # Tensors warn of being asked for a name.
+    if hasattr(audio, "__getitem__") and not hasattr(audio, "shape") and not isinstance(audio, str):
         with contextlib.suppress(KeyError, TypeError, IndexError):
             audio, sampling_rate = audio["array"], audio["sampling_rate"]
     if isinstance(audio, np.ndarray):

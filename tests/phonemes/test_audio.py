@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from avatarsync.errors import (
     AlignmentError,
@@ -163,6 +164,8 @@ def test_truncated_files_are_refused(tmp_path, name):
         (np.zeros((2, RATE), np.float32), RATE),
         (np.zeros((1, 1, RATE), np.float32), RATE),
         (np.full(RATE, np.nan, np.float32), RATE),
+        (np.full(RATE, 1e300), RATE),
+        (np.zeros((RATE, 0), np.float32), RATE),
         (tone(1), 0),
         (tone(0.01), RATE),
         (tone(1), None),
@@ -170,8 +173,14 @@ def test_truncated_files_are_refused(tmp_path, name):
     ],
 )
 def test_bad_samples_are_refused(audio, rate):
-    with pytest.raises(InvalidAudioError):
+    with pytest.raises(InvalidAudioError) as caught:
         listen(audio, rate)
+    assert len(str(caught.value)) < 200
+
+
+def test_whole_numbers_are_told_what_to_divide_them_by():
+    with pytest.raises(InvalidAudioError, match=r"int16 \(16000,\).* divide samples of 16 bits by 32768"):
+        listen(np.zeros(16000, np.int16), 16000)
 
 
 def test_clipped_samples_are_taken_and_whole_numbers_as_floats_are_not(tmp_path):
@@ -312,7 +321,7 @@ def test_a_transcript_that_lacks_words_is_remarked_on():
         listen(slow, rate, transcript="Hello there, how are you?")
 
 
-@pytest.mark.parametrize("audio", [{}, {"array": [0.0]}, None, b"RIFF", [0.0, 0.1]])
+@pytest.mark.parametrize("audio", [{}, {"array": [0.0]}, None, b"RIFF", [0.0, 0.1], torch.zeros(9)])
 def test_what_is_no_recording_is_refused(audio):
     with pytest.raises(InvalidAudioError, match="give a path") as caught:
         listen(audio)

@@ -29,7 +29,7 @@ class Making:
     identity: str | None = None
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class TalkingHeadVideo:
     """A talking-head video in memory.
 
@@ -65,6 +65,16 @@ class TalkingHeadVideo:
         with VideoWriter(path, self.fps, height, width, self.audio, self.sampling_rate, force=force) as writer:
             for frame in self.frames:
                 writer.write(frame)
+
+    def __eq__(self, other) -> bool:
+        """Whether the same is seen, heard and said, however it was made."""
+        if not isinstance(other, TalkingHeadVideo):
+            return NotImplemented
+        return (
+            (self.fps, self.sampling_rate, self.track) == (other.fps, other.sampling_rate, other.track)
+            and np.array_equal(self.audio, other.audio)
+            and np.array_equal(self.frames, other.frames)
+        )
 
     def __repr__(self) -> str:
         count, height, width, _ = self.frames.shape

@@ -1,3 +1,4 @@
+import copy
 from fractions import Fraction
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def test_any_name_of_a_file_here_is_one(video, tmp_path, monkeypatch, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert load_audio(name)[1] == 16000
     assert read_clock(Path(name), None, own_sound=True).fps == video.fps
+
+
+def test_videos_are_compared(video):
+    assert video == copy.deepcopy(video)
+    other = copy.deepcopy(video)
+    other.frames[0, 0, 0] += 1
+    assert video != other
 
 
 def test_its_description_is_short(video):

@@ -281,7 +281,7 @@ class PhonemeTrack(MutableSequence):
             raise InvalidTrackError(f"{path}: {error}") from error
 
 
-@dataclass
+@dataclass(eq=False)
 class Speech:
     """Speech to be seen and heard.
 
@@ -300,7 +300,16 @@ class Speech:
     @property
     def duration(self) -> float:
         """Seconds of the audio."""
-        return self.audio.shape[0] / self.sampling_rate
+        return self.audio.shape[0] / float(self.sampling_rate)  # NumPy's float32 would round it
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Speech):
+            return NotImplemented
+        return (self.track, self.sampling_rate, self.language) == (
+            other.track,
+            other.sampling_rate,
+            other.language,
+        ) and np.array_equal(self.audio, other.audio)
 
     def padded(self, before: float, after: float) -> "Speech":
         """The same with seconds of silence before and after it, 0 or more each."""
@@ -331,9 +340,10 @@ class Speech:
             )
         import soundfile
 
-        write_whole(
-            path, lambda partial: soundfile.write(partial, self.audio, self.sampling_rate, "PCM_16", format="WAV")
-        )
+        audio, rate = self.audio, round(self.sampling_rate)
+        if audio.dtype.kind == "f" and audio.dtype.itemsize not in (4, 8):  # soundfile knows no others
+            audio = audio.astype(np.float32 if audio.dtype.itemsize < 4 else np.float64)
+        write_whole(path, lambda partial: soundfile.write(partial, audio, rate, "PCM_16", format="WAV"))
 
 
 def _check_phonemes(entries: list) -> None:

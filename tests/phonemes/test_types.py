@@ -208,6 +208,22 @@ def test_speech_saves_its_audio(tmp_path, shape):
         speech.save(tmp_path / "speech.mp3")
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.longdouble])
+@pytest.mark.parametrize("rate", [np.float32(16000), 16000.0])
+def test_speech_of_any_floats_and_rates_is_saved(tmp_path, kind, rate):
+    speech = Speech(PhonemeTrack(), np.full(8000, 0.25, kind), rate)
+    assert type(speech.duration) is float and speech.duration == 0.5
+    speech.save(tmp_path / "speech.wav")
+    read, read_rate = soundfile.read(tmp_path / "speech.wav")
+    assert read_rate == 16000 and np.abs(read - 0.25).max() < 1e-4
+
+
+def test_speeches_are_compared():
+    audio = np.zeros(8000, np.float32)
+    assert Speech(make_track(), audio, 16000) == Speech(make_track(), audio.copy(), 16000)
+    assert Speech(make_track(), audio, 16000) != Speech(make_track(), audio + 0.1, 16000)
+
+
 def test_speech_is_padded_with_silence():
     track = PhonemeTrack([Phoneme("a", 0.0, 0.3, "a"), Phoneme("sil", 0.3, 0.5)], language="en-us")
     speech = Speech(track, np.ones(8000, np.float32), 16000, "en-us")

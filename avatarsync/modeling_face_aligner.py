@@ -304,11 +304,16 @@ class FaceAlignerModel(PreTrainedModel):
 
     def _align_box(self, image: np.ndarray, face_box: Box) -> FaceAlignment:
         height, width = image.shape[:2]
-        if len(face_box) != 4:
-            raise InvalidArgumentError(f"face_box {face_box} has {len(face_box)} values: give (x, y, width, height)")
-        x, y, box_width, box_height = face_box
+        try:
+            x, y, box_width, box_height = face_box = tuple(float(value) for value in face_box)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidArgumentError(
+                f"face_box is {face_box!r}: give four numbers of pixels, (x, y, width, height)"
+            ) from error
         touches = x < width and y < height and x + box_width > 0 and y + box_height > 0
-        if not (box_width > 0 and box_height > 0 and touches):
+        # Part of a face may lie beyond the picture's edge, most of it may not.
+        fits = 1 <= box_width <= 2 * width and 1 <= box_height <= 2 * height
+        if not (fits and touches):
             raise InvalidArgumentError(
                 f"face_box {face_box} lies outside of the picture of {width}x{height} pixels: "
                 "give (x, y, width, height) with a positive size inside it"

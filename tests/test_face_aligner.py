@@ -205,8 +205,16 @@ def test_face_box_on_no_face(trained, picture):
         trained[0].align(picture[0], face_box=(0, 0, 70, 80))
 
 
+@pytest.mark.parametrize("box", ["12.4", 5, (1, 2, 3), ((1, 2), (3, 4), 5, 6), "abcd", (1, 2, 3, 10**400)])
+def test_face_box_that_is_none(trained, picture, box):
+    with pytest.raises(InvalidArgumentError, match="four numbers"):
+        trained[0].align(picture[0], face_box=box)
+
+
 @pytest.mark.parametrize(
-    "box", [(300, 0, 50, 50), (-60, 0, 50, 50), (10, 240, 50, 50), (10, 10, 0, 50), (9, 9, 9, -9)]
+    "box",
+    [(300, 0, 50, 50), (-60, 0, 50, 50), (10, 240, 50, 50), (10, 10, 0, 50), (9, 9, 9, -9)]
+    + [(60, 60, 1e-9, 1e-9), (-1e9, -1e9, 3e9, 3e9), (0, 0, float("inf"), 50), (float("nan"), 0, 50, 50)],
 )
 def test_face_box_outside_of_the_picture(trained, picture, box):
     with pytest.raises(InvalidArgumentError, match="300x240"):

@@ -99,8 +99,11 @@ def select_frames(
     Raises:
         InvalidArgumentError: not increasing, empty, or beyond the clip.
     """
-    indices = np.asarray(frames)
     total = schedule.frames.num_frames
+    try:
+        indices = np.asarray(frames)
+    except ValueError:  # lists of several lengths
+        indices = np.empty(0)
     if (
         indices.ndim != 1
         or len(indices) == 0

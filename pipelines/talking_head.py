@@ -235,6 +235,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         if text is not None and not isinstance(text, str):
             raise InvalidArgumentError(f"text= is a {type(text).__name__}: give a string")
         check_options(seed, temperature, motion, articulation)
+        seed, temperature, articulation = int(seed), float(temperature), float(articulation)  # none of NumPy's
         options = {
             "seed": seed,
             "temperature": temperature,
@@ -375,13 +376,21 @@ def check_options(seed: int = 0, temperature: float = 0.0, motion: str = "subtle
     """Raises InvalidArgumentError, before anything heavy is done, where a pipeline would not take these."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise InvalidArgumentError(f"seed is {seed!r}: give a whole number from 0")
-    if not (isinstance(temperature, (int, float)) and math.isfinite(temperature) and temperature >= 0):
+    if not 0 <= _as_float(temperature) < math.inf:
         raise InvalidArgumentError(f"temperature is {temperature!r}: give a number from 0")
     if motion not in MOTIONS:
         raise InvalidArgumentError(f"motion is {motion!r}: use {' or '.join(map(repr, MOTIONS))}")
     least, most = ARTICULATIONS
-    if not (isinstance(articulation, (int, float)) and least <= articulation <= most):
+    if not least <= _as_float(articulation) <= most:
         raise InvalidArgumentError(f"articulation is {articulation!r}: give a number from {least} to {most}")
+
+
+def _as_float(value: object) -> float:
+    """A number of Python's or NumPy's; NaN, which lies in no range, for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float | np.integer | np.floating) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.nan
 
 
 def _check_speech(speech: Speech) -> None:

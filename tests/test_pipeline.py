@@ -326,6 +326,7 @@ WRONG = {
     ),
     "a face in words": (InvalidArgumentError, {"face_index": "left"}),
     "no number": (InvalidArgumentError, {"temperature": float("nan")}),
+    "an endless number": (InvalidArgumentError, {"temperature": 10**400}),
     "no seed": (InvalidArgumentError, {"seed": -1}),
     "not a text": (InvalidArgumentError, {"text": 5}),
     "not a speech": (InvalidArgumentError, {"text": None, "speech": PhonemeTrack([Phoneme("a", 0.0, 1.0)])}),

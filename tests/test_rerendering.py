@@ -173,7 +173,13 @@ def test_a_stream_draws_the_frames_that_are_asked_for(talk, portrait, video):
     assert np.abs(np.stack(list(stream)).astype(int) - video.frames[chosen]).max() <= 1
 
 
-@pytest.mark.parametrize("frames", [[], [3, 2], [1, 1], [-1], [10_000], [0.5]])
+def test_numbers_may_be_those_of_numpy(talk, portrait, video):
+    options = {"seed": np.int64(4), "temperature": np.float32(0), "articulation": np.float16(1)}
+    frame = next(talk.stream(portrait, text=TEXT, frames=np.array([9], np.uint8), **options))
+    assert np.abs(frame.astype(int) - video.frames[9]).max() <= 1
+
+
+@pytest.mark.parametrize("frames", [[], [3, 2], [1, 1], [-1], [10_000], [0.5], [[1], [1, 2]]])
 def test_frames_that_a_clip_does_not_have_are_refused(talk, portrait, frames):
     with pytest.raises(InvalidArgumentError, match="frames="):
         talk.stream(portrait, text=TEXT, frames=frames)

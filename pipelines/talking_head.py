@@ -308,6 +308,10 @@ class AvatarSyncPipeline(Identities, Pipeline):
             InvalidArgumentError: a video of another origin, or whose `fps` was changed.
             InvalidTrackError: see `PhonemeTrack.validate`.
         """
+        if not isinstance(video, TalkingHeadVideo):
+            raise InvalidArgumentError(
+                f"a {type(video).__name__} is no TalkingHeadVideo: give what the pipeline returned"
+            )
         if video.making is None:
             raise InvalidArgumentError("this video does not say how it was made: give one that the pipeline returned")
         made_at = video.making.schedule.frames.fps
@@ -316,7 +320,14 @@ class AvatarSyncPipeline(Identities, Pipeline):
                 f"the video's frames were made at {made_at} per second, its fps is now {video.fps}: "
                 f"set it back, or make the video anew with fps={video.fps}"
             )
+        num_frames = video.making.schedule.frames.num_frames
+        if len(video.frames) != num_frames:
+            raise InvalidArgumentError(
+                f"the video was made with {num_frames} frames and has {len(video.frames)} now: render the whole one "
+                "again, and cut that"
+            )
         track = video.track if track is None else track
+        _check_track(track)
         speech = Speech(track, video.audio, video.sampling_rate, track.language)
         changed = self.changed_frames(video.making, speech)
         frames, making = video.frames.copy(), video.making
@@ -399,7 +410,15 @@ def _check_speech(speech: Speech) -> None:
             f"speech= is a {type(speech).__name__}: give what speak() or listen() returned, or "
             "Speech(track, audio, sampling_rate, language)"
         )
+    _check_track(speech.track)
     check_audio(speech.audio, speech.sampling_rate, "the speech's audio")
+
+
+def _check_track(track: PhonemeTrack) -> None:
+    if not isinstance(track, PhonemeTrack):
+        raise InvalidArgumentError(
+            f"the track is a {type(track).__name__}: give PhonemeTrack([Phoneme(…), …], language)"
+        )
 
 
 PIPELINE_REGISTRY.register_pipeline(

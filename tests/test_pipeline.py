@@ -330,6 +330,7 @@ WRONG = {
     "no seed": (InvalidArgumentError, {"seed": -1}),
     "not a text": (InvalidArgumentError, {"text": 5}),
     "not a speech": (InvalidArgumentError, {"text": None, "speech": PhonemeTrack([Phoneme("a", 0.0, 1.0)])}),
+    "not a track": (InvalidArgumentError, {"text": None, "speech": Speech([], np.zeros(16000, np.float32), 16000)}),
     "half a box": (InvalidArgumentError, {"face_box": (1, 2, 3)}),
     "track beyond its audio": (
         InvalidTrackError,

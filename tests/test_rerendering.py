@@ -195,6 +195,13 @@ def test_what_cannot_be_rendered_again_is_refused(talk, video):
     shorter = Speech(video.track, video.audio[: len(video.audio) // 2], video.sampling_rate)
     with pytest.raises((InvalidArgumentError, InvalidTrackError)):
         talk.changed_frames(video.making, shorter)
+    for given, message in [
+        (("a.mp4",), "a str is no "),
+        ((video, list(video.track)), "give PhonemeTrack"),
+        ((replace(video, frames=video.frames[:9]),), "has 9 now"),
+    ]:
+        with pytest.raises(InvalidArgumentError, match=message):
+            talk.rerender(*given)
     another = replace(video, making=replace(video.making, identity="anna"))
     with pytest.raises(InvalidArgumentError, match="anna"):
         talk.rerender(another)

@@ -246,6 +246,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
             "face_index": face_index,
             "face_box": face_box,
         }
+        self._check_model()
         model = self._windowed_model(attention_window)
         fps = parse_frame_rate(self.processor.fps if fps is None else fps)
         if speech is not None:
@@ -339,6 +340,13 @@ class AvatarSyncPipeline(Identities, Pipeline):
             making = stream.making
         return TalkingHeadVideo(frames, video.audio, video.sampling_rate, video.fps, copy.deepcopy(track), making)
 
+    def _check_model(self) -> None:
+        """Raises InvalidArgumentError where the model was changed since it became the pipeline's."""
+        if self.model.dtype != torch.float32:
+            raise InvalidArgumentError(f"the model runs in float32, it is {self.model.dtype} now: call model.float()")
+        if self.model.training:
+            raise InvalidArgumentError("the model is being trained, and draws at random: call model.eval() before")
+
     def _windowed_model(self, attention_window: tuple[int, int] | None) -> AvatarSyncModel:
         return self.model if attention_window is None else with_attention_window(self.model, attention_window)
 
@@ -376,9 +384,9 @@ class AvatarSyncPipeline(Identities, Pipeline):
 def _usable_device(device: str | torch.device) -> torch.device:
     """Raises InvalidArgumentError for a device that this machine does not have."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.empty(0, device=torch.device(device)).cpu()  # from the device "meta" nothing comes back
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise InvalidArgumentError(f"device {device} cannot be used ({reason}): try cpu") from error
     return torch.device(device)
 

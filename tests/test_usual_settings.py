@@ -1,5 +1,6 @@
 """Videos do not depend on what PyTorch is set to where they are made."""
 
+import copy
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from skimage.data import astronaut
 
 from avatarsync import AvatarSyncPipeline, Phoneme, PhonemeTrack, Speech
+from avatarsync.errors import InvalidArgumentError
 
 
 @contextmanager
@@ -62,3 +64,21 @@ def test_settings_are_left_as_they_were(made):
     with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
         make()
         assert torch.is_autocast_enabled("cpu") and torch.get_default_device().type == "meta"
+
+
+@pytest.mark.parametrize("device", ["meta", torch.bfloat16, None, "mps:7"])
+def test_what_is_no_device_of_this_machine_is_told_shortly(made, device):
+    talk, _, _ = made
+    with pytest.raises(InvalidArgumentError, match="try cpu") as caught:
+        talk.to(device)
+    assert len(str(caught.value)) < 250 and talk.device == torch.device("cpu")
+
+
+def test_a_model_that_was_changed_since_is_told_how_to_change_it_back(made):
+    """In training it would draw at random, in half precision fail within some layer."""
+    changed = copy.deepcopy(made[0])
+    for change, message in [(changed.model.train, "model.eval"), (changed.model.half, "model.float")]:
+        change()
+        with pytest.raises(InvalidArgumentError, match=message):
+            changed.stream(np.zeros((200, 200, 3), np.uint8), text="Yes.")
+        changed.model.eval()

@@ -201,10 +201,7 @@ class PhonemeTrack(MutableSequence):
         """
         try:
             content = json.loads(text)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # numbers or nesting beyond what Python reads, too
+        except (ValueError, RecursionError) as error:  # numbers or nesting beyond what Python reads, too
             raise InvalidTrackError(f"the track is not valid JSON ({error}): correct that place") from error
         return cls.from_dict(content)
 
@@ -305,11 +302,8 @@ class Speech:
     def __eq__(self, other) -> bool:
         if not isinstance(other, Speech):
             return NotImplemented
-        return (self.track, self.sampling_rate, self.language) == (
-            other.track,
-            other.sampling_rate,
-            other.language,
-        ) and np.array_equal(self.audio, other.audio)
+        same = (self.track, self.sampling_rate, self.language) == (other.track, other.sampling_rate, other.language)
+        return same and np.array_equal(self.audio, other.audio)
 
     def padded(self, before: float, after: float) -> "Speech":
         """The same with seconds of silence before and after it, 0 or more each."""

@@ -120,7 +120,7 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         raise InvalidImageError(f"an array {array.shape} is not a picture: give (H, W), (H, W, 3) or (H, W, 4)")
     _check_size(array.shape[1], array.shape[0])
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # in either order of bytes
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype != np.uint8:
         raise InvalidImageError(f"a picture of {array.dtype} is ambiguous: scale it to 0 … 255 and give uint8")

@@ -361,6 +361,7 @@ def test_sixteen_bits_keep_their_tones(kind):
     expected = np.repeat(grey[..., None], 3, 2)
     np.testing.assert_array_equal(load_image(encoded(picture, kind)), expected)
     np.testing.assert_array_equal(load_image(deep), expected)
+    np.testing.assert_array_equal(load_image(deep.astype(">u2")), expected)
     np.testing.assert_array_equal(load_image(picture.convert("I")), expected)
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,8 @@ class AvatarSyncPipeline(Identities, Pipeline):
         fps = parse_frame_rate(self.processor.fps if fps is None else fps)
         if speech is not None:
             _check_speech(speech)
+            # Whoever makes the speech louder afterwards does not change the videos that have it.
+            speech = replace(speech, audio=speech.audio.copy())
         pixels = load_image(image)
         aligner = self.model.face_aligner
         alignment = compute_alone(self.device, aligner.align, pixels, face_index=face_index, face_box=face_box)

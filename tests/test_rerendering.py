@@ -173,6 +173,14 @@ def test_a_stream_draws_the_frames_that_are_asked_for(talk, portrait, video):
     assert np.abs(np.stack(list(stream)).astype(int) - video.frames[chosen]).max() <= 1
 
 
+def test_a_video_keeps_its_sound(talk, portrait, video):
+    speech = speech_of(video, video.track)
+    speech.audio = speech.audio.copy()
+    stream = talk.stream(portrait, speech=speech)
+    speech.audio *= 0.5
+    assert np.array_equal(stream.audio, video.audio)
+
+
 def test_numbers_may_be_those_of_numpy(talk, portrait, video):
     options = {"seed": np.int64(4), "temperature": np.float32(0), "articulation": np.float16(1)}
     frame = next(talk.stream(portrait, text=TEXT, frames=np.array([9], np.uint8), **options))

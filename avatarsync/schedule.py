@@ -6,6 +6,7 @@ Frame times are counted with whole numbers, never summed, so that the ten-thousa
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -53,12 +54,14 @@ def parse_frame_rate(value: int | float | str | Fraction) -> Fraction:
     try:
         if isinstance(value, bool):
             raise TypeError
+        if isinstance(value, np.generic):
+            value = value.item()
         exact = Fraction(value.strip() if isinstance(value, str) else value)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise InvalidFrameRateError(f"{value!r} is not a frame rate: {advice}") from error
     if not MIN_FPS <= exact <= MAX_FPS:
         raise InvalidFrameRateError(f"{value} frames per second is out of range: {advice}")
-    written_as_decimal = isinstance(value, float) or (isinstance(value, str) and "." in value)
+    written_as_decimal = isinstance(value, float | Decimal) or (isinstance(value, str) and "." in value)
     if written_as_decimal and exact.denominator > 1:
         for rate in NTSC_RATES:
             if abs(exact - rate) < NTSC_TOLERANCE:

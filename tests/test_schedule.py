@@ -1,4 +1,5 @@
 import itertools
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -43,6 +44,9 @@ RATES = [10, 12.5, "23.976", 24, Fraction(24000, 1001), 25, 29.97, "30000/1001",
         (Fraction(2997, 100), Fraction(2997, 100)),  # someone who writes a fraction means it
         (np.int64(25), Fraction(25)),
         (np.float64(29.97), Fraction(30000, 1001)),
+        (np.float32(29.97), Fraction(30000, 1001)),
+        (Decimal("29.97"), Fraction(30000, 1001)),
+        (np.int64(25), Fraction(25)),
     ],
 )
 def test_frame_rates_are_exact(value, expected):

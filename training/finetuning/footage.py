@@ -131,7 +131,7 @@ def seconds_of(source: Source) -> float:
         DatasetError: it cannot be read.
     """
     try:
-        with av.open(str(source.path)) as container:
+        with av.open(str(source.path.absolute())) as container:
             stream = container.streams.video[0]
             if container.duration:
                 return container.duration / av.time_base
@@ -187,7 +187,7 @@ def sample_frames(sources: list[Source], seconds: dict[str, float] | None) -> It
 
 def _frame_at(source: Source, seconds: float) -> np.ndarray | None:
     """The frame `(H, W, 3) uint8` shown so many seconds after a video's begin, upright; None after its end."""
-    with av.open(str(source.path)) as container:
+    with av.open(str(source.path.absolute())) as container:
         stream = container.streams.video[0]
         begin = float((stream.start_time or 0) * stream.time_base)
         container.seek(int((begin + seconds) * av.time_base))

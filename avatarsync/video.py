@@ -153,7 +153,7 @@ def check_output_path(
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent} is not a folder: create it, or write elsewhere")
     try:
-        is_folder, exists = path.is_dir(), path.exists()
+        is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()  # a link to nothing, too
     except OSError as error:  # such as a name of more than 255 bytes
         raise OutputError(f"{path} cannot be written ({error.strerror}): give another name") from error
     if is_folder:

@@ -264,8 +264,10 @@ def test_output_paths_are_checked_beforehand(tmp_path):
     assert check_output_path(str(tmp_path / "new.MP4")) == tmp_path / "new.MP4"
     (tmp_path / "old.mp4").touch()
     (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
     for path, message in [
         (tmp_path / "old.mp4", r"force=True \(--force\)"),
+        (tmp_path / "link.mp4", r"force=True \(--force\)"),
         (tmp_path / "a.avi", "ends in .mp4"),
         (tmp_path / "nothing", "ends in .mp4"),
         (tmp_path / "missing" / "a.mp4", "create it"),
@@ -281,7 +283,7 @@ def test_output_paths_are_checked_beforehand(tmp_path):
     with pytest.raises(OutputError, match="is a folder"):
         check_output_path(tmp_path / "folder.mp4", force=True)
     assert check_output_path(tmp_path / "a.json", suffixes=(".json", ".textgrid"))
-    assert sorted(os.listdir(tmp_path)) == ["folder.mp4", "old.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["folder.mp4", "link.mp4", "old.mp4"]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that even root cannot write to")

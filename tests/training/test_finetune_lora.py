@@ -88,7 +88,7 @@ def test_pictures_become_an_adapter_of_the_look_alone(videos, tmp_path):
     (source,) = footage.find_videos([videos / "0.mp4"], "en-us")
     seconds = {source.id: footage.seconds_of(source)}
     frames = [pixels for _, pixels in footage.sample_frames([source], seconds)]
-    for index, pixels in enumerate(frames[2:20:3]):
+    for index, pixels in enumerate(frames[1:30:3]):  # with some whose mouths are open among those that judge
         Image.fromarray(pixels).save(pictures / f"{index}.png")
     out = tmp_path / "anna"
     finetune_lora.main(arguments(out, pictures=pictures))

@@ -7,7 +7,8 @@ tip of the tongue between the teeth, /f v/ the lower lip under the upper ones. `
 where codes do more, they are followed.
 
 Nor does he ever say a vowel between two closures: no word of his sentences is "map" or "mum", and codes keep lips all
-but shut there. Such vowels ask for most of the opening that they have elsewhere, of every face.
+but shut there. Such vowels ask for most of the opening that they have elsewhere, of every face whose own way of
+speaking is not known.
 
 Consonants whose lips are free are as round as the vowels about them are, from one to the next, and what is between two
 rounded sounds for less than a tenth of a second is not said with spread lips. Between keyframes everything glides as

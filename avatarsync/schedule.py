@@ -170,7 +170,8 @@ def shown_keyframe_times(units: list[TimedUnit], closed: int, fps: Fraction) -> 
     """When the keyframes of units are shown, `(T_s,)` seconds, not decreasing: at their centres, a little early.
 
     Those of the unit `closed` lie on the frame nearest to the centre instead, if one lies within the unit: a closure
-    lasts a frame or two, and between two frames it would never be seen shut, which is what people notice first.
+    lasts a frame or two, and between two frames it would never be seen shut, which is what people notice first. What
+    follows one is less early where lips would have no time to open.
     """
     centres = keyframe_times(units)
     times, closure = centres - LIP_LEAD, -math.inf

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import run_script
 from skimage.data import astronaut
 from tqdm import tqdm
 
@@ -122,4 +123,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

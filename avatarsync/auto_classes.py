@@ -1,4 +1,4 @@
-"""What `AutoConfig` and `AutoModel` know: the whole model, each of its stages, and the sync expert."""
+"""What `AutoConfig` and `AutoModel` know: the whole model, each of its stages, and the two networks beside it."""
 
 from transformers import AutoConfig, AutoModel
 
@@ -6,6 +6,7 @@ from .modeling_avatarsync import AvatarSyncModel
 from .modeling_face_aligner import FaceAlignerModel
 from .modeling_interpolation import InterpolationModel
 from .modeling_keyframes import KeyframeGeneratorModel
+from .modeling_phoneme_recognizer import PhonemeRecognizerModel
 from .modeling_sync_expert import SyncExpertModel
 from .modeling_visual_tokenizer import VisualTokenizerModel
 
@@ -15,6 +16,7 @@ for model_class in (
     VisualTokenizerModel,
     KeyframeGeneratorModel,
     InterpolationModel,
+    PhonemeRecognizerModel,
     SyncExpertModel,
 ):
     AutoConfig.register(model_class.config_class.model_type, model_class.config_class)

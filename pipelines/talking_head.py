@@ -187,6 +187,7 @@ class AvatarSyncPipeline(Identities, Pipeline):
         """
         return speak(text, language=language, voice=voice).padded(REST_BEFORE, REST_AFTER)
 
+    @in_usual_settings
     def listen(
         self,
         audio: AudioSource,

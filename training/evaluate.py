@@ -43,6 +43,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--videos", type=Path, help="folder of videos with .align, .TextGrid or .txt transcripts beside them")
     add("--last", type=int, default=40, help="how many of the videos, the last by name")
     add("--unseen_speakers", action="store_true", help="hold the videos against the goals for unseen speakers")
+    add("--voice_alone", action="store_true", help="do not tell the pipeline what is said in the videos")
     add("--portraits", type=Path, nargs="*", default=[], help="folders of portraits")
     add("--every", type=int, default=25, help="every n-th portrait by name")
     add("--data", type=Path, help="dataset of prepare_data.py, whose held-out part measures the tokenizer alone")
@@ -106,9 +107,10 @@ class Measure:
         self.lpips = Lpips(args.lpips) if args.lpips else None
         self.identity = open_identity(args.identity)
         self.speech = self.talk.speak(SENTENCE)
+        self.voice_alone = args.voice_alone
 
     def clip(self, path: Path):
-        return measure_clip(path, self.talk, self.landmarker, self.lpips, self.identity)
+        return measure_clip(path, self.talk, self.landmarker, self.lpips, self.identity, self.voice_alone)
 
     def portrait(self, path: Path):
         return measure_portrait(path, self.talk, self.speech, self.landmarker)

@@ -25,8 +25,8 @@ def write_model_card(run, metrics: dict[str, float]) -> None:
     args, model = run.args, run.model
     name = type(model).__name__
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    for key in ("data", "out", "init_from", "resume"):  # whose folders nobody needs to know
-        arguments.pop(key)
+    for key in ("data", "out", "init_from", "resume", "words", "recordings", "held_out"):  # nobody needs to know where
+        arguments.pop(key, None)
     speed = run.history.last("samples_per_second")
     lines = [
         "---",

@@ -12,13 +12,18 @@ from transformers import PreTrainedConfig
 from avatarsync.errors import InvalidArgumentError
 
 
-def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
-    """The flags that all training scripts have; `defaults` override what a stage wants otherwise."""
+def training_parser(description: str, dataset: bool = True, **defaults) -> argparse.ArgumentParser:
+    """The flags that all training scripts have; `defaults` override what a stage wants otherwise.
+
+    Args:
+        dataset: whether it trains on what prepare_data.py wrote.
+    """
     parser = argparse.ArgumentParser(
         description=description.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="dataset that prepare_data.py wrote")
+    if dataset:
+        add("--data", type=Path, required=True, help="dataset that prepare_data.py wrote")
     add("--out", type=Path, required=True, help="folder of the run")
     add("--init_from", type=Path, help="weights to start from: a folder that save_pretrained wrote")
     add("--config", nargs="*", default=[], metavar="NAME=NUMBER", help="sizes, as the model's config names them")

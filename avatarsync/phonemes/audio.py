@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import AlignmentError, InvalidAudioError, SilentAudioError
 from . import dtw_alignment, english_alignment
+from .bundled_recognition import recognize_phonemes
 from .text import normalize_text, resolve_language
 from .types import Phoneme, PhonemeTrack, Speech
 
@@ -204,16 +205,16 @@ def listen(
     """Time the phonemes of a recording.
 
     With a transcript, English is aligned by pocketsphinx, every other language by dynamic time warping against
-    espeak-ng speaking the transcript. Without, pocketsphinx decodes phones freely (noisy, yet the lips fit), or
-    `recognizer` does: a CTC phoneme model, or a Whisper model whose text is then aligned.
+    espeak-ng speaking the transcript. Without, the bundled recogniser names what it hears (roughly, yet the lips
+    mostly fit), or `recognizer` does: a CTC phoneme model, or a Whisper model whose text is then aligned.
 
     Args:
         audio: a path, or float samples `(samples,)` or `(samples, channels)` with `sampling_rate`; or both in a
             dictionary, under "array" and "sampling_rate", as the columns of `datasets` are read.
         transcript: what is said.
         language: espeak language code of the speech.
-        recognizer: Hub id or folder of a transformers model with a CTC head over phonemes, or of a Whisper model;
-            not together with a transcript.
+        recognizer: Hub id or folder of a transformers model with a CTC head over phonemes, or of a Whisper model,
+            or folder of a `PhonemeRecognizerModel`; not together with a transcript.
 
     Returns:
         Speech with the audio as it was read, and a track of IPA symbols that covers it.
@@ -252,8 +253,7 @@ def listen(
     if transcript is not None:
         track = align(mono, sampling_rate, transcript, language)
     elif track is None:
-        track = english_alignment.decode_phones(mono, sampling_rate)
-        track.language = language
+        track = recognize_phonemes(mono, sampling_rate, language)
     return Speech(track.validate(), samples, sampling_rate, language)
 
 

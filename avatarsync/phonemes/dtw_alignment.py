@@ -14,9 +14,9 @@ import numpy as np
 from ..errors import AlignmentError, AvatarSyncWarning
 from . import mfcc, stops, text
 from .espeak import DEFAULT_RATE
+from .log_mel import FRAME, SAMPLING_RATE
 from .types import SILENCE, Phoneme, PhonemeTrack, Speech
 
-FRAME = mfcc.HOP / mfcc.SAMPLING_RATE
 LONGEST_WHOLE = 2500  # frames that are aligned without a coarse pass
 COARSEST = 5000  # frames of a coarse pass
 HALF_BAND = 150  # frames around the coarse path
@@ -138,7 +138,7 @@ def _lay_on(mono: np.ndarray, sampling_rate: int, reference: Speech) -> PhonemeT
 def _resample(mono: np.ndarray, sampling_rate: int) -> np.ndarray:
     import soxr
 
-    return soxr.resample(mono.astype(np.float32), sampling_rate, mfcc.SAMPLING_RATE)
+    return soxr.resample(mono.astype(np.float32), sampling_rate, SAMPLING_RATE)
 
 
 def _spoken_seconds(mono: np.ndarray, sampling_rate: int) -> float:

@@ -72,7 +72,7 @@ def decode_phones(mono: np.ndarray, sampling_rate: int) -> PhonemeTrack:
         dict=None,
         beam=1e-20,
         pbeam=1e-20,
-        lw=2.0,
+        lw=1.0,
         loglevel="FATAL",
     )
     _run(decoder, _pcm(mono, sampling_rate))

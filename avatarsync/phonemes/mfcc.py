@@ -3,11 +3,10 @@
 import numpy as np
 from scipy.fft import dct
 
-SAMPLING_RATE = 16000
-HOP = 160  # samples; a frame every 10 ms
-WINDOW = 400
-FFT = 512
+from .log_mel import FFT, HOP, WINDOW, mel_filters
+
 NUM_MELS = 26
+LOWEST, HIGHEST = 100.0, 7600.0  # Hz
 NUM_CEPSTRA = 13
 _BLOCK = 4096  # frames at a time: memory stays flat in the recording's length
 
@@ -22,7 +21,7 @@ def features(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     frames = 1 + len(audio) // HOP
     padded = np.pad(audio.astype(np.float32), (WINDOW // 2, WINDOW // 2 + HOP))
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:frames]
-    taper, filters = np.hamming(WINDOW).astype(np.float32), _mel_filters()
+    taper, filters = np.hamming(WINDOW).astype(np.float32), mel_filters(NUM_MELS, LOWEST, HIGHEST)
     cepstra, levels = [], []
     for first in range(0, frames, _BLOCK):
         block = windows[first : first + _BLOCK]
@@ -37,13 +36,3 @@ def features(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     joined = np.concatenate([cepstra, slopes], axis=1)
     voiced = level > np.percentile(level, 95) - 30
     return ((joined - joined[voiced].mean(0)) / (joined[voiced].std(0) + 1e-3)).astype(np.float32), level
-
-
-def _mel_filters() -> np.ndarray:
-    """Triangular filters `(mels, FFT // 2 + 1)` from 100 Hz to 7.6 kHz."""
-    top = 2595 * np.log10(1 + np.array([100.0, 7600.0]) / 700)
-    edges = 700 * (10 ** (np.linspace(*top, NUM_MELS + 2) / 2595) - 1)
-    bins = np.arange(FFT // 2 + 1) * SAMPLING_RATE / FFT
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)

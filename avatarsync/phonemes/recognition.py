@@ -1,7 +1,7 @@
-"""Phonemes in a recording without a transcript, by a transformers model that the user names.
+"""Phonemes in a recording without a transcript, by a model that the user names.
 
 A CTC model over phonemes (e.g. facebook/wav2vec2-lv-60-espeak-cv-ft) times them itself; the text of a CTC model over
-letters, or of Whisper, is aligned.
+letters, or of Whisper, is aligned. A `PhonemeRecognizerModel` listens as the bundled one does.
 """
 
 import os
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import AlignmentError, ModelLoadError
 from . import arpabet
+from .bundled_recognition import recognize_phonemes
 from .types import SILENCE, Phoneme, PhonemeTrack
 
 WINDOW = 20.0  # seconds that the model sees at a time, and
@@ -28,7 +29,7 @@ def recognize(
     """Phonemes of `mono` `(samples,)`, or its text where the model writes letters: one of the two is None.
 
     Raises:
-        ModelLoadError: no such model, or one that is neither CTC nor Whisper.
+        ModelLoadError: no such model, or one of another kind.
         AlignmentError: the model hears nothing.
     """
     from transformers import AutoConfig
@@ -38,6 +39,8 @@ def recognize(
         config = AutoConfig.from_pretrained(recognizer)
     except (OSError, ValueError) as error:
         raise _cannot_load(recognizer, error) from error
+    if config.model_type == "avatarsync_phoneme_recognizer":
+        return recognize_phonemes(mono, sampling_rate, language, recognizer), None
     if config.model_type == "whisper":
         return None, _transcribe(mono, sampling_rate, recognizer, language)
     return _decode_ctc(mono, sampling_rate, recognizer, language)

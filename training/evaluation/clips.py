@@ -82,15 +82,20 @@ def measure_clip(
     landmarker: Landmarker,
     lpips: Lpips | None,
     identity: Identity | None,
+    voice_alone: bool = False,
 ) -> ClipResult:
     """Generate the clip's speech on its first frame and measure it; what has no network is left out of the figures.
+
+    Args:
+        voice_alone: nobody tells the pipeline what is said. Closures are still those of the transcript.
 
     Raises:
         AvatarSyncError: the clip cannot be read, aligned or animated, or no face is seen in it.
     """
     real = read_clip(path)
     reference = real[0]
-    say = {"audio": str(path), "transcript": read_text(path), "fps": FPS, "seed": 0}
+    said = talk.listen(str(path), read_text(path))
+    say = {"speech": talk.listen(str(path)) if voice_alone else said, "fps": FPS, "seed": 0}
     video, still_video = (talk(reference, motion=motion, **say) for motion in ("subtle", "still"))
     count = min(len(real), len(video.frames))
     real, generated = real[:count], video.frames[:count]
@@ -125,9 +130,9 @@ def measure_clip(
     return ClipResult(
         path.stem,
         figures,
-        closures(landmarks, video.track, FPS),
-        closures(track.smooth, video.track, FPS),
-        closures(real_landmarks, video.track, FPS),
+        closures(landmarks, said.track, FPS),
+        closures(track.smooth, said.track, FPS),
+        closures(real_landmarks, said.track, FPS),
         flicker_with_still_lips(generated, landmarks),
         curves,
     )

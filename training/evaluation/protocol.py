@@ -46,9 +46,10 @@ def describe(
             continue
     protocol = {"model": describe_model(args.model, talk), **networks}
     if clips:
+        told = "sound alone, the words untold" if args.voice_alone else "sound and transcript, aligned by avatarsync"
         protocol["clips"] = (
             f"{clips} of the last {args.last} by name of {args.videos.name}; reference: the first frame; the clip's "
-            f"sound and transcript, aligned by avatarsync; {FPS} fps, seed 0, temperature 0, blinks on; real frames: "
+            f"{told}; {FPS} fps, seed 0, temperature 0, blinks on; real frames: "
             f"the ones nearest to k/{FPS} s; nothing is cut off at either end"
         )
         protocol["lips"] = (

@@ -91,6 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         people, held_people = recordings(args.recordings, args.language, names)
         if not people:
             raise DatasetError("all of the recordings are held out: leave some to learn from")
+        if names and not held_people:
+            raise DatasetError(f"--held_out {args.held_out} names none of the recordings: give names without endings")
         learned.append((people, args.recordings_share))
         held |= {"people": held_people} if held_people else {}
     share = 1 - args.recordings_share if learned else 1.0

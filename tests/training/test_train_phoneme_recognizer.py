@@ -149,6 +149,13 @@ def test_a_short_run_learns_goes_on_and_listens(words, corpus, tmp_path):
     assert "2 languages" in card and str(tmp_path) not in card
 
 
+def test_a_held_out_list_must_name_recordings(words, corpus, tmp_path):
+    (tmp_path / "held.txt").write_text("b.wav\n")
+    options = ["--words", str(words), "--recordings", str(corpus), "--held_out", str(tmp_path / "held.txt")]
+    with pytest.raises(DatasetError, match="names none of the recordings"):
+        train_phoneme_recognizer.main([*options, "--out", str(tmp_path / "run")])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [

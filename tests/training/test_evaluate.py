@@ -95,6 +95,24 @@ def test_a_model_is_measured_against_its_own_video(evaluate, material, tmp_path,
     assert Image.open(out / "curves.png").width > 500
 
 
+def test_words_may_be_left_untold(evaluate, material, tmp_path, monkeypatch):
+    """Lips follow what is heard; what is said, whose closures are counted, is still the transcript's."""
+    told, listen = [], AvatarSyncPipeline.listen
+
+    def listening(self, audio, transcript=None, *options):
+        told.append(transcript)
+        return listen(self, audio, transcript, *options)
+
+    monkeypatch.setattr(AvatarSyncPipeline, "listen", listening)
+    evaluate.main(["--videos", str(material / "videos"), "--out", str(tmp_path / "out"), "--voice_alone"])
+    assert told == ["papa may buy", None]
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    rows = {row["measure"]: row for row in table["rows"]}
+    assert rows["/m b p/ open ≤ 25%, clips"]["cases"] == 4
+    assert rows["mouth PSNR over copying, dB"]["value"] > 1
+    assert "sound alone, the words untold" in table["protocol"]["clips"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

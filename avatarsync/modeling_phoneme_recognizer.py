@@ -30,6 +30,9 @@ class PhonemeRecognizerConfig(PretrainedConfig):
         log_priors: of each, the logarithm of how often it was said in training; C.
         hidden_size: H.
         dilations: of each block, how many frames away its neighbours are.
+
+    Raises:
+        ValueError: priors of another number of phonemes.
     """
 
     model_type = "avatarsync_phoneme_recognizer"
@@ -44,6 +47,8 @@ class PhonemeRecognizerConfig(PretrainedConfig):
     ):
         self.phonemes = tuple(phonemes)
         self.log_priors = tuple(log_priors) if log_priors is not None else (0.0,) * len(self.phonemes)
+        if len(self.log_priors) != len(self.phonemes):
+            raise ValueError(f"{len(self.log_priors)} log_priors of {len(self.phonemes)} phonemes: give one of each")
         self.hidden_size, self.dilations = hidden_size, tuple(dilations)
         super().__init__(**kwargs)
 

@@ -1,8 +1,9 @@
 """Phonemes in a recording without a transcript, offline: the bundled recogniser, and for English pocketsphinx beside
 it.
 
-The two err independently: one has heard many languages and voices, most of them synthetic, the other has learned from
-people who read English. Where pocketsphinx hears a phoneme, it and those that look like it count as likelier.
+One has heard many languages and voices, most of them synthetic, the other has learned from people who read English: of
+a voice that neither knows, both together tell more. Where pocketsphinx hears a phoneme, it and those that look like it
+count as likelier.
 """
 
 import functools
@@ -16,6 +17,7 @@ from . import english_alignment
 from .log_mel import FRAME, SAMPLING_RATE, log_mel, normalized
 from .phoneme_decoding import PRIOR_WEIGHT, best_path, path_to_track
 from .types import PhonemeTrack
+from .visual_mapping import VisualMapping
 
 FOLDER = Path(__file__).parents[1] / "weights" / "phoneme_recognizer"
 FRAMES_AT_ONCE = 4096
@@ -35,7 +37,7 @@ def recognize_phonemes(
         folder: weights, as `PhonemeRecognizerModel.save_pretrained` writes them.
 
     Raises:
-        ModelLoadError: the folder holds none.
+        ModelLoadError: the folder holds none, or not all of it.
     """
     model = _load(os.fspath(folder))
     names, duration = model.config.phonemes, len(mono) / sampling_rate
@@ -50,6 +52,7 @@ def recognize_phonemes(
 @functools.lru_cache(2)
 def _load(folder: str):
     import torch
+    from safetensors import SafetensorError
 
     from ..modeling_phoneme_recognizer import PhonemeRecognizerModel
 
@@ -57,12 +60,12 @@ def _load(folder: str):
         model, report = PhonemeRecognizerModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelLoadError(f"{folder} holds no phoneme recognizer ({reason}): give a folder that does") from error
-    missing = [*report["missing_keys"], *report["mismatched_keys"]]
-    if missing:
-        raise ModelLoadError(f"{folder} lacks {len(missing)} of the recognizer's weights: copy or train it again")
+    if report["missing_keys"]:
+        missing = len(report["missing_keys"])
+        raise ModelLoadError(f"{folder} lacks {missing} of the recognizer's weights: copy or train it again")
     return model.eval().to("cpu")
 
 
@@ -83,8 +86,6 @@ def _log_likelihoods(model, mono: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 def _agreement(heard: PhonemeTrack, model, frames: int) -> np.ndarray:
     """How far each phoneme is what was heard, `(T, C)`: 1 the same, 0.5 one that looks alike."""
-    from .visual_mapping import VisualMapping
-
     mapping, names, units = VisualMapping.default(), model.config.phonemes, np.array(model.units)
     times, agreement = np.arange(frames) * FRAME, np.zeros((frames, len(names)))
     for phoneme in heard:

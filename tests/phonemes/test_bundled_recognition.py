@@ -1,5 +1,7 @@
 """What the bundled recogniser hears of recordings whose phonemes are known, and how it is asked."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -102,3 +104,19 @@ def test_folders_without_all_weights_are_refused(tmp_path):
     config.save_pretrained(tmp_path / "small")
     with pytest.raises(ModelLoadError, match="lacks 6 of the recognizer's weights"):
         recognize_phonemes(speech.audio, speech.sampling_rate, "de", tmp_path / "small")
+
+
+@pytest.mark.parametrize("damage", ("cut", "another size", "priors"))
+def test_damaged_weights_are_told(tmp_path, damage):
+    config = PhonemeRecognizerConfig(("sil", "a"), hidden_size=8, dilations=(1,))
+    PhonemeRecognizerModel(config).save_pretrained(tmp_path)
+    weights, settings = tmp_path / "model.safetensors", tmp_path / "config.json"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:500])
+    else:
+        content = json.loads(settings.read_text())
+        content |= {"hidden_size": 16} if damage == "another size" else {"log_priors": [0.0]}
+        settings.write_text(json.dumps(content))
+    speech = speak("Hello.")
+    with pytest.raises(ModelLoadError, match="no phoneme recognizer"):
+        recognize_phonemes(speech.audio, speech.sampling_rate, "de", tmp_path)
